@@ -1,0 +1,150 @@
+"""What the commands share: their flags, how flags become a problem, and how a command starts and fails."""
+
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from jaxstyle import objective
+from jaxstyle.errors import UserError
+
+CONTENT = flags.DEFINE_string(
+    "content", "sample:portrait", "The photo: a picture file, or sample:portrait or sample:cat."
+)
+STYLE = flags.DEFINE_multi_string(
+    "style", ["sample:night"], "The style picture: a file, or sample:night or sample:facets."
+)
+SIZE = flags.DEFINE_string(
+    "size", "400", "Longer side of the result in pixels, aspect kept; WxH fixes both sides."
+)
+RESIZE = flags.DEFINE_enum(
+    "resize",
+    "lanczos",
+    ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
+    "Pillow's filter for bringing the input pictures to size; the 2017 study had nearest.",
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    "vgg16-torchvision",
+    "The network: vgg16-torchvision, vgg16-keras (extra keras-weights), or a .safetensors or .h5 file.",
+)
+LOSS = flags.DEFINE_enum(
+    "loss",
+    "gatys",
+    sorted(objective.FORMS),
+    "Form of the losses: gatys is Gatys et al. 2016, ivanov2017 that of the study.",
+)
+CONTENT_WEIGHT = flags.DEFINE_float(
+    "content_weight",
+    None,
+    "Weight of the content loss; by default what suits --loss.",
+    lower_bound=0,
+)
+STYLE_WEIGHT = flags.DEFINE_float(
+    "style_weight", None, "Weight of the style loss; by default what suits --loss and --size.", lower_bound=0
+)
+TV_WEIGHT = flags.DEFINE_float(
+    "tv_weight", None, "Weight of the total variation; by default what suits --loss.", lower_bound=0
+)
+CONTENT_LAYER = flags.DEFINE_multi_string(
+    "content_layer",
+    ["block4_conv2"],
+    "Layer of the content loss as NAME or NAME:weight; repeatable.",
+)
+STYLE_LAYER = flags.DEFINE_multi_string(
+    "style_layer",
+    None,
+    "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss.",
+)
+INIT = flags.DEFINE_string("init", "content", "Start image: content, noise, ivanov2017, or a picture file.")
+STEPS = flags.DEFINE_integer("steps", 200, "Iterations of the optimizer.", lower_bound=1)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
+)
+CONVOLUTION = flags.DEFINE_enum(
+    "convolution",
+    "auto",
+    ["auto", "direct", "winograd"],
+    "How the 3x3 convolutions are computed; auto takes the faster for each layer.",
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
+)
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder for compiled programs; by default jaxstyle in the user's cache folder, none if empty.",
+)
+DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", True, "Ask a GPU for the same bits every time; a CPU gives them anyway."
+)
+
+#: Flags that say where and how a run goes, but not what it is.
+_NOT_RECORDED = frozenset({"workdir", "overwrite", "compilation_cache"})
+
+
+def run(main: Callable[[], None]) -> None:
+    """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2."""
+    app.run(functools.partial(_guarded, main), flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        if rest[1:]:
+            raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
+    except (flags.Error, UserError, UnicodeDecodeError) as error:
+        _fail(error)
+    return rest
+
+
+def _fail(error: Exception) -> None:
+    print(f"{pathlib.Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
+    from jaxstyle.run import Interrupted
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    _set_up_jax()
+    try:
+        main()
+    except UserError as error:
+        _fail(error)
+    except Interrupted as interruption:
+        print(f"interrupted by {interruption}; the same command goes on from here", file=sys.stderr)
+        sys.exit(interruption.exit_status)
+
+
+def _set_up_jax() -> None:
+    import jax
+
+    if DETERMINISTIC.value:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    folder = COMPILATION_CACHE.value
+    if folder is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(cache, "jaxstyle")
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def recorded_flags() -> str:
+    """The text of `run.flags`: every flag of the commands, those that only say where left out."""
+    ours = [
+        flag
+        for module, known in flags.FLAGS.flags_by_module_dict().items()
+        if module == sys.argv[0] or module.startswith(__package__)
+        for flag in known
+    ]
+    return "".join(
+        flag.serialize() + "\n"
+        for flag in sorted(ours, key=lambda flag: flag.name)
+        if flag.name not in _NOT_RECORDED and flag.value is not None
+    )

@@ -1,0 +1,57 @@
+"""One photo, one or more style pictures, one optimizer -> one picture.
+
+python -m experiments.stylize --content=me.jpg --style=painting.jpg --size=512 --workdir=runs/me
+"""
+
+import pathlib
+
+from absl import flags
+from tqdm import tqdm
+
+from experiments import launch, task
+from jaxstyle import optimizers, run
+
+_OPTIMIZER = flags.DEFINE_string(
+    "optimizer", "lbfgs", "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run writes.")
+
+
+def main() -> None:
+    directory = pathlib.Path(_WORKDIR.value)
+    picture = directory / "image.png"
+    spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
+    posed = task.read()
+    record = launch.recorded_flags()
+    with run.claimed(directory):
+        state = run.begin(directory, record, launch.OVERWRITE.value)
+        if state in ("finished", "diverged"):
+            print(f"{state} before: {picture} (--overwrite runs it again)")
+            return
+        print("compiling …", flush=True)
+        with tqdm(total=launch.STEPS.value, unit="step", disable=None) as bar:
+
+            def report(row) -> None:
+                bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
+                bar.update(int(row[0]) - bar.n)
+
+            result = task.run_arm(
+                posed,
+                spec,
+                directory,
+                record,
+                lambda s: bar.write(f"compiled in {s:.1f} s"),
+                report,
+            )
+    if result.status == "diverged":
+        print(
+            f"diverged at step {len(result.rows)}: the loss was no longer finite. What usually helps is a "
+            "smaller learning rate, or lbfgs, which has none."
+        )
+    else:
+        print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
+    print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

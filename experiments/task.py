@@ -1,0 +1,236 @@
+"""What the flags describe: the pictures and the network as a problem, and an arm of it run in its directory."""
+
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from jaxstyle import objective, optimizers, pictures, run, start, training, vgg, weights
+from jaxstyle.errors import UserError
+
+#: Weights of content, style and total variation, and style layers, that suit a form of the losses. They were
+#: chosen by looking at pictures; where Gatys et al. sum over a picture, the weight is one over what is summed.
+STYLE_LAYERS = {
+    "gatys": ("block1_conv1:100", "block2_conv1:10", "block3_conv1", "block4_conv1", "block5_conv1"),
+    "ivanov2017": tuple(f"block{block}_conv1" for block in range(1, 6)),
+}
+TERM_WEIGHTS = {"gatys": (None, 30.0, 0.0), "ivanov2017": (1e3, 1e6, 1e-2)}
+
+
+class Task(NamedTuple):
+    """A problem with its start image, and what a manifest says of them."""
+
+    form: objective.Form
+    problem: objective.Problem
+    start: jax.Array
+    facts: dict[str, Any]
+
+
+def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]:
+    """`NAME` or `NAME:weight`.
+
+    Raises:
+      UserError: the network has no such layer, or the weight is none.
+    """
+    name, colon, weight = text.partition(":")
+    if name not in known:
+        raise UserError(f"--{flag}={text}: no layer {name!r}; the network has {', '.join(known)}")
+    try:
+        value = float(weight) if colon else 1.0
+    except ValueError:
+        value = math.nan
+    if not (0 <= value < math.inf):
+        raise UserError(f"--{flag}={text}: the weight must be a number of 0 or more, not {weight!r}")
+    return name, value
+
+
+def resolve_weights(content_shape: tuple[int, ...], content_layers: Sequence[str]) -> None:
+    """Gives the flags of the terms' weights that were not set the values that suit --loss and --size."""
+    content_weight, style_weight, tv_weight = TERM_WEIGHTS[launch.LOSS.value]
+    if content_weight is None:
+        content_weight = 1 / min(vgg.size(name, content_shape) for name in content_layers)
+    for flag, default in (
+        (launch.CONTENT_WEIGHT, content_weight),
+        (launch.STYLE_WEIGHT, style_weight),
+        (launch.TV_WEIGHT, tv_weight),
+    ):
+        if flag.value is None:
+            flags.FLAGS[flag.name].value = default
+        if not np.isfinite(np.float32(flag.value)):
+            raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
+
+
+def parse_style(text: str) -> tuple[str, float]:
+    """`PATH` or `PATH:share`; a file that has the whole name is taken as it is.
+
+    Raises:
+      UserError: the share is none.
+    """
+    path, _, last = text.rpartition(":")
+    try:
+        share = float(last)
+    except ValueError:
+        return text, 1.0
+    if not path or pathlib.Path(text).exists():
+        return text, 1.0
+    if not 0 < share < math.inf:
+        raise UserError(f"--style={text}: the share must be a number greater than 0, not {last!r}")
+    return path, share
+
+
+@functools.cache
+def _posing(form: objective.Form) -> Callable[..., objective.Problem]:
+    return jax.jit(functools.partial(objective.pose, form))
+
+
+def read() -> Task:
+    """Reads what the flags name and poses the problem.
+
+    Raises:
+      UserError: a file or a flag cannot be used.
+    """
+    if launch.STYLE_LAYER.value is None:
+        flags.FLAGS[launch.STYLE_LAYER.name].value = list(STYLE_LAYERS[launch.LOSS.value])
+    size, resize = pictures.parse_size(launch.SIZE.value), launch.RESIZE.value
+    shares = dict(parse_style(text) for text in launch.STYLE.value)
+    images = {path: pictures.read(path, size, resize) for path in (launch.CONTENT.value, *shares)}
+    loaded = weights.load(launch.WEIGHTS.value)
+    content_layers, style_layers = (
+        dict(parse_layer(flag.name, text, tuple(loaded.network.convolutions)) for text in flag.value)
+        for flag in (launch.CONTENT_LAYER, launch.STYLE_LAYER)
+    )
+    deepest = max(*content_layers, *style_layers)
+    for path, image in images.items():
+        height, width, _ = image.shape
+        if min(height, width) < vgg.smallest_side(deepest):
+            raise UserError(
+                f"--size={launch.SIZE.value}: {deepest} shrinks {path} of {width}x{height} to nothing; "
+                f"each side must have {vgg.smallest_side(deepest)} pixels or more"
+            )
+    form = objective.FORMS[launch.LOSS.value]
+    content = jnp.asarray(images[launch.CONTENT.value])
+    resolve_weights(content.shape, tuple(content_layers))
+    problem = _posing(form)(
+        vgg.prepare(loaded.network, deepest, launch.CONVOLUTION.value),
+        content,
+        [(images[path], share) for path, share in shares.items()],
+        content_weights={k: w * launch.CONTENT_WEIGHT.value for k, w in content_layers.items()},
+        style_weights={k: w * launch.STYLE_WEIGHT.value for k, w in style_layers.items()},
+        tv_weight=launch.TV_WEIGHT.value,
+    )
+    facts = {
+        "pictures": {
+            path: {"sha256": pictures.sha256(path), "shape": list(image.shape)}
+            for path, image in images.items()
+        },
+        "weights": {"name": launch.WEIGHTS.value, "sha256": loaded.sha256},
+        "seed": launch.SEED.value,
+    }
+    return Task(form, problem, start_image(content, size, resize), facts)
+
+
+def start_image(content: jax.Array, size: pictures.Size, resize: str) -> jax.Array:
+    """The start image that --init names: one of `start.KINDS`, or a picture brought to the photo's size."""
+    kind = launch.INIT.value
+    if kind in start.KINDS:
+        return start.image(kind, launch.SEED.value, content)
+    height, width, _ = content.shape
+    return jnp.asarray(pictures.read(kind, (width, height), resize))
+
+
+class Compiled(NamedTuple):
+    """Programs ready to run, and the seconds that compiling took."""
+
+    init: Callable[..., training.TransferState]
+    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+    structure: training.TransferState
+    seconds: float
+
+
+_compiled: dict[Any, Compiled] = {}
+
+
+def compiled(
+    form: objective.Form,
+    spec: optimizers.Spec,
+    problem: objective.Problem,
+    image: jax.Array,
+    hyperparameters: dict[str, jax.Array],
+) -> Compiled:
+    """The programs for an optimizer, compiled once a process for the same form, statics and shapes."""
+    arguments = (problem, image, hyperparameters)
+    signature = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), arguments)
+    key = (form, spec.name, spec.static, str(signature))
+    if key not in _compiled:
+        program = training.program(form, spec.name, spec.static)
+        begun = time.perf_counter()
+        if spec.name in optimizers.ON_HOST:
+            # The first call compiles the evaluation; that of a run is then as fast as all others.
+            structure = program.init(*arguments)
+            init, step = program
+        else:
+            structure = jax.eval_shape(program.init, *arguments)
+            init = jax.jit(program.init).lower(*arguments).compile()
+            step = jax.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
+        _compiled[key] = Compiled(init, step, structure, time.perf_counter() - begun)
+    return _compiled[key]
+
+
+def hyperparameters(spec: optimizers.Spec) -> dict[str, jax.Array]:
+    """The traced hyperparameters as arrays, and the random key for an optimizer that wants one."""
+    values = {name: jnp.float32(value) for name, value in spec.traced.items()}
+    if spec.needs_key:
+        values["key"] = start.stream(launch.SEED.value, "optimizer")
+    return values
+
+
+def run_arm(
+    task: Task,
+    spec: optimizers.Spec,
+    directory: pathlib.Path,
+    comment: str,
+    on_compiled: Callable[[float], None],
+    report: Callable[[np.ndarray], None],
+) -> run.Result:
+    """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
+
+    Args:
+      task: the problem.
+      spec: the optimizer.
+      directory: of the run.
+      comment: text that the picture carries.
+      on_compiled: is told the seconds that compiling took.
+      report: is told each row of the metrics.
+    """
+    values = hyperparameters(spec)
+    programs = compiled(task.form, spec, task.problem, task.start, values)
+    on_compiled(programs.seconds)
+    manifest = (
+        run.environment()
+        | task.facts
+        | {
+            "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},
+            "shape": list(task.start.shape),
+            "steps": launch.STEPS.value,
+            "compile_seconds": programs.seconds,
+        }
+    )
+    return run.execute(
+        directory,
+        manifest,
+        # The step is given its state's buffers to write into, so the start image must be a copy.
+        start=lambda: programs.init(task.problem, jnp.copy(task.start), values),
+        structure=programs.structure,
+        advance=functools.partial(programs.step, task.problem),
+        steps=launch.STEPS.value,
+        save=lambda image: pictures.write(directory / "image.png", image, comment),
+        report=report,
+    )

@@ -1,0 +1,69 @@
+"""The losses of style transfer, one function a formula.
+
+Feature maps are float32 `[height, width, channels]`, images float32 `[height, width, 3]` in [0, 255]. In the
+comments F are the features of the image that is optimised, P those of the photo, N the number of channels and
+M = height · width the number of positions.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+Features = Float[Array, "height width channels"]
+Gram = Float[Array, "channels channels"]
+Image = Float[Array, "height width 3"]
+Scalar = Float[Array, ""]
+
+
+def gram_matrix(features: Features) -> Gram:
+    """Mean over positions of the products of channels, G = FᵀF / M.
+
+    Gatys et al. 2016, equation 3, divided by M, so that pictures of different sizes have comparable statistics.
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    return flat.T @ flat / flat.shape[0]
+
+
+def safe_sqrt(x: Scalar) -> Scalar:
+    """√x for x ≥ 0, with gradient 0 at 0 where √ has none: a loss that is exactly 0 pulls nowhere."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def gatys_content(features: Features, target: Features) -> Scalar:
+    """½ Σ (F − P)². Gatys et al. 2016, equation 1."""
+    return 0.5 * jnp.sum((features - target) ** 2)
+
+
+def gatys_style(gram: Gram, target: Gram) -> Scalar:
+    """Σ (G − A)² / 4N² with both Gram matrices divided by their M.
+
+    Gatys et al. 2016, equation 4, to which it is equal where both pictures have the same M.
+    """
+    return jnp.sum((gram - target) ** 2) / (4 * gram.shape[0] ** 2)
+
+
+def squared_variation(image: Image) -> Scalar:
+    """Σ Δ² over vertical and horizontal neighbours.
+
+    Total variation with β = 2: Mahendran and Vedaldi 2015, section 3.2. Gatys et al. have no such term.
+    """
+    return jnp.sum(jnp.diff(image, axis=0) ** 2) + jnp.sum(jnp.diff(image, axis=1) ** 2)
+
+
+def ivanov2017_content(features: Features, target: Features) -> Scalar:
+    """√(½ Σ (F − P)² / MN). The 2017 study's notebook."""
+    return safe_sqrt(0.5 * jnp.mean((features - target) ** 2))
+
+
+def ivanov2017_style(gram: Gram, target: Gram) -> Scalar:
+    """√Σ ((G − A) / N³)²: the study divides its Gram matrices by MN and their difference by N²."""
+    return safe_sqrt(jnp.sum(((gram - target) / gram.shape[0] ** 3) ** 2))
+
+
+def total_variation(image: Image) -> Scalar:
+    """Σ |Δ| over vertical and horizontal neighbours.
+
+    Anisotropic total variation: Rudin, Osher and Fatemi 1992; the form of the 2017 study.
+    """
+    return jnp.sum(jnp.abs(jnp.diff(image, axis=0))) + jnp.sum(jnp.abs(jnp.diff(image, axis=1)))

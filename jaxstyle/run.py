@@ -1,0 +1,322 @@
+"""One run in its directory: flags, manifest, metrics, checkpoints and picture. Effects only.
+
+    DIR/run.flags       the flags, so that `--flagfile=DIR/run.flags --workdir=OTHER` makes the run again
+    DIR/manifest.json   versions, devices, inputs by SHA-256, shapes, compile seconds, status
+    DIR/metrics.csv     a row for each iterate
+    DIR/image.png       the result
+    DIR/checkpoints/    what resuming needs
+    DIR/lock            held while a process writes there
+
+A file appears whole or not at all: it is written under another name, synced and renamed.
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxstyle import training
+from jaxstyle.checkpoints import Checkpoints
+from jaxstyle.errors import UserError
+
+COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
+
+#: Seconds between checkpoints; writing one takes well under 3 % of that.
+CHECKPOINT_SECONDS = 30.0
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was told to stop by `signal` and has written what resuming needs."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+class Result(NamedTuple):
+    """How a run ended: the last finite image, its rows (see `COLUMNS`) and the status in its manifest."""
+
+    image: np.ndarray
+    rows: np.ndarray
+    status: str
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
+    """Writes rows of `COLUMNS`; losses are float32, in the fewest digits that give them back exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for step, evaluations, seconds, *losses in rows:
+        values = (str(np.float32(loss)) for loss in losses)
+        writer.writerow([int(step), int(evaluations), f"{seconds:.6f}", *values])
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_metrics(path: pathlib.Path) -> np.ndarray:
+    """Rows of `COLUMNS` as float64."""
+    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+
+
+def write_manifest(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    write_atomically(
+        directory / "manifest.json",
+        json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n",
+    )
+
+
+def environment() -> dict[str, Any]:
+    """The versions and devices that decide a run's bits."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "backend": device.platform,
+        "device": device.device_kind,
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "git_commit": _git_commit(),
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The commit of the clone that the package runs from, if it does."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+# --- who may write where ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claimed(directory: pathlib.Path) -> Iterator[None]:
+    """Holds the directory for this process; a lock dies with its process, however that ends.
+
+    Raises:
+      UserError: the directory cannot be made or written, or another process holds it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"--workdir={directory}: cannot lock it: {error.strerror}") from error
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"--workdir={directory}: {holder} is writing there; wait for it or choose another"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
+    """Decides what there is to do in a claimed directory and records the flags.
+
+    Args:
+      directory: the run's.
+      flags: text of `run.flags`.
+      overwrite: whether a run of other flags may be deleted.
+
+    Returns:
+      "new", "unfinished", or the status of a run that has ended: "finished" or "diverged".
+
+    Raises:
+      UserError: there is a run of other flags, or a file that no run has written.
+    """
+    record = directory / "run.flags"
+    if overwrite:
+        for name in ("run.flags", "manifest.json", "metrics.csv", "image.png"):
+            (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    if record.exists():
+        before = record.read_text(encoding="utf-8")
+        if before != flags:
+            changed = sorted(set(before.splitlines()) ^ set(flags.splitlines()))
+            names = sorted({line.lstrip("-").partition("=")[0].removeprefix("no") for line in changed})
+            raise UserError(
+                f"--workdir={directory}: a run of other flags is there (they differ in "
+                f"{', '.join(names)}); choose another, or --overwrite it"
+            )
+        return _status(directory)
+    write_atomically(record, flags.encode())
+    return "new"
+
+
+def _status(directory: pathlib.Path) -> str:
+    try:
+        status = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unfinished"
+    ended = status in ("finished", "diverged") and (directory / "image.png").exists()
+    return status if ended else "unfinished"
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of stopping; a second one stops at once."""
+    received: list[int] = []
+
+    def receive(number: int, _) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def execute(
+    directory: pathlib.Path,
+    manifest: dict[str, Any],
+    *,
+    start: Callable[[], training.TransferState],
+    structure: training.TransferState,
+    advance: Callable[[training.TransferState], tuple[training.TransferState, training.Metrics]],
+    steps: int,
+    save: Callable[[np.ndarray], None],
+    report: Callable[[np.ndarray], None] = lambda row: None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Result:
+    """Runs a program to its last step, from the newest checkpoint if there is one.
+
+    Args:
+      directory: claimed and begun.
+      manifest: written with `status` and the results added.
+      start: evaluates the start image; not called when resuming.
+      structure: a state of the same structure, shapes and dtypes, abstract or not.
+      advance: the compiled step.
+      steps: iterations from the start image.
+      save: writes an image [height, width, 3] as the result.
+      report: is told each row of `COLUMNS` as it comes.
+      checkpoint_seconds: time between checkpoints.
+
+    Raises:
+      Interrupted: a signal asked for it; the same call goes on from there.
+      UserError: the disk is full or fails; the last checkpoint stays.
+    """
+    checkpoints = Checkpoints(directory)
+    rows = np.full((steps + 1, len(COLUMNS)), np.nan)
+
+    def record(state: training.TransferState, seconds: float) -> int:
+        step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
+        rows[step] = step, evaluations, seconds, *losses
+        report(rows[step])
+        return int(step)
+
+    def keep(status: str, state: training.TransferState, step: int, **facts: Any) -> None:
+        if status in ("running", "interrupted"):
+            checkpoints.save(step, state, rows)
+        write_metrics(directory / "metrics.csv", rows[: step + 1])
+        write_manifest(directory, manifest | {"status": status, "steps_done": step} | facts)
+
+    try:
+        write_manifest(directory, manifest | {"status": "running", "steps_done": 0})
+        with interruptible() as signals:
+            restored = checkpoints.restore(structure)
+            if restored is None:
+                begun = time.perf_counter()
+                state = jax.block_until_ready(start())
+                seconds = time.perf_counter() - begun
+                step = record(state, seconds)
+            else:
+                state, rows = restored
+                step = int(state.step)
+                seconds = rows[step, COLUMNS.index("seconds")]
+            written, cost = time.perf_counter(), 0.0
+            facts: dict[str, Any] = {}
+            while step < steps and not state.diverged and not state.converged:
+                if signals:
+                    keep("interrupted", state, step)
+                    raise Interrupted(signals[0])
+                begun = time.perf_counter()
+                state, _ = jax.block_until_ready(advance(state))
+                ended = time.perf_counter()
+                seconds += ended - begun
+                if state.diverged:
+                    break
+                step = record(state, seconds)
+                # Whatever a checkpoint costs, it is kept under 2.5 % of the time.
+                if ended - written > max(checkpoint_seconds, 40 * cost):
+                    keep("running", state, step)
+                    written = time.perf_counter()
+                    cost = written - ended
+            if state.converged:
+                # The iterate will not change any more: neither will its losses.
+                facts["converged_at"] = step
+                rows[step + 1 :] = rows[step]
+                rows[step + 1 :, 0] = np.arange(step + 1, steps + 1)
+                step = steps
+            image = np.asarray(state.iterate.image)
+            status = "diverged" if state.diverged else "finished"
+            save(image)
+            keep(status, state, step, seconds=seconds, evaluations=int(rows[step, 1]), **facts)
+            checkpoints.clear()
+            return Result(image, rows[: step + 1], status)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={directory}: cannot write there: {error.strerror or error}; "
+            "the last checkpoint is kept, and the same command goes on from it"
+        ) from error

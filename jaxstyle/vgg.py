@@ -1,0 +1,115 @@
+"""The VGG networks: parameters and an image in, named feature maps out.
+
+Images are float32 `[height, width, 3]`, RGB, in [0, 255]. A layer is called `block{b}_conv{c}` and means
+the output of that convolution after its ReLU, `[height', width', channels]`.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015,
+table 1, configurations D (VGG16) and E (VGG19).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle import convolution
+from jaxstyle.convolution import Filters
+
+#: Convolutions in each of the five blocks.
+BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+
+#: Channels that the convolutions of each block give.
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+class Convolution(NamedTuple):
+    """One 3×3 convolution. `kernel` correlates: it is not flipped."""
+
+    kernel: Float[Array, "3 3 in out"]
+    bias: Float[Array, " out"]
+
+
+class Network(NamedTuple):
+    """The convolutions of a VGG by layer name, and the normalisation that belongs to them.
+
+    The network's input is `(image - mean) / std` with the image in RGB, [0, 255]. Weights trained on BGR
+    have the input channels of `block1_conv1` reversed when they are loaded.
+    """
+
+    convolutions: Mapping[str, Convolution]
+    mean: Float[Array, "3"]
+    std: Float[Array, "3"]
+
+
+def layer_names(architecture: str) -> Sequence[str]:
+    """All layers of `vgg16` or `vgg19`, shallow to deep."""
+    return tuple(
+        f"block{block}_conv{conv}"
+        for block, count in enumerate(BLOCKS[architecture], start=1)
+        for conv in range(1, count + 1)
+    )
+
+
+class PreparedNetwork(NamedTuple):
+    """A network down to one layer, its convolutions ready to be evaluated many times. A pytree of arrays."""
+
+    filters: Mapping[str, Filters]
+    mean: Float[Array, "3"]
+    std: Float[Array, "3"]
+
+
+def prepare(network: Network, deepest: str, method: str = "auto") -> PreparedNetwork:
+    """Transforms the filters of `network` down to the layer `deepest`; `method` as in `convolution.prepare`.
+
+    Raises:
+      KeyError: the network has no layer `deepest`.
+    """
+    names = list(network.convolutions)
+    if deepest not in names:
+        raise KeyError(deepest)
+    return PreparedNetwork(
+        {
+            name: convolution.prepare(*network.convolutions[name], method)
+            for name in names[: names.index(deepest) + 1]
+        },
+        network.mean,
+        network.std,
+    )
+
+
+def features(
+    network: PreparedNetwork, image: Float[Array, "height width 3"], layers: Collection[str]
+) -> dict[str, Float[Array, "height' width' channels"]]:
+    """Feature maps of `layers`, evaluated to the deepest of them and no further.
+
+    2×2 max pooling stands before each block but the first; an odd last row or column is left out of it.
+
+    Raises:
+      KeyError: the network has no such layer.
+    """
+    if missing := set(layers) - set(network.filters):
+        raise KeyError(min(missing))
+    taps = {}
+    maps = (image - network.mean[None, None]) / network.std[None, None]
+    for name, filters in network.filters.items():
+        if name.endswith("_conv1") and name != "block1_conv1":
+            maps = convolution.max_pool(maps)
+        maps = convolution.convolve_relu(maps, filters)
+        if name in layers:
+            taps[name] = maps
+        if len(taps) == len(layers):
+            break
+    return taps
+
+
+def smallest_side(layer: str) -> int:
+    """The smallest side in pixels of an image that `layer` does not shrink to nothing."""
+    return 2 ** (int(layer[len("block")]) - 1)
+
+
+def size(layer: str, image_shape: Sequence[int]) -> int:
+    """Number of elements, height · width · channels, of the feature maps of `layer` for an image."""
+    halvings = int(layer[len("block")]) - 1
+    height, width = (side >> halvings for side in image_shape[:2])
+    return height * width * CHANNELS[halvings]

@@ -1,0 +1,63 @@
+"""What tests share: small random networks and problems."""
+
+import os
+import pathlib
+
+# Before JAX starts: tests must not write compiled programs into the user's cache.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+
+import numpy as np
+import pytest
+
+from jaxstyle import objective, vgg
+
+
+@pytest.fixture(scope="session")
+def random_network() -> vgg.Network:
+    """A VGG16 of the right depth and few channels, so that it is evaluated in no time."""
+    rng = np.random.default_rng(0)
+    channels, convolutions = 3, {}
+    for name in vgg.layer_names("vgg16"):
+        width = 4 * int(name[5])
+        kernel = rng.normal(0, (2 / (9 * channels)) ** 0.5, (3, 3, channels, width))
+        bias = rng.normal(0, 0.1, width)
+        convolutions[name] = vgg.Convolution(kernel.astype(np.float32), bias.astype(np.float32))
+        channels = width
+    return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
+
+
+@pytest.fixture(scope="session")
+def content() -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 255, (40, 36, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def style() -> np.ndarray:
+    return np.random.default_rng(2).uniform(0, 255, (33, 48, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def make_problem(random_network, content, style):
+    """Poses the small problem in a form of the losses."""
+
+    def make(form: objective.Form, tv_weight: float = 1e-3) -> objective.Problem:
+        return objective.pose(
+            form,
+            vgg.prepare(random_network, "block3_conv1"),
+            content,
+            [(style, 1.0)],
+            content_weights={"block2_conv2": 1.0},
+            style_weights={"block1_conv1": 10.0, "block3_conv1": 5.0},
+            tv_weight=tv_weight,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def study() -> pathlib.Path:
+    """The 2017 study's pictures and the values that it printed."""
+    folder = os.environ.get("JAXSTYLE_IVANOV2017")
+    if not folder:
+        pytest.skip("JAXSTYLE_IVANOV2017 does not name the folder of the study's pictures")
+    return pathlib.Path(folder)

@@ -1,0 +1,78 @@
+"""The line search on one-dimensional functions whose Wolfe points are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstyle.line_search import Iterate, wolfe
+from jaxstyle.objective import Evaluation, Terms
+
+FUNCTIONS = {
+    "parabola": lambda x: jnp.sum((x - 3.0) ** 2),
+    "steep": lambda x: jnp.sum(1e4 * (x - 3.0) ** 2),
+    "quartic": lambda x: jnp.sum((x - 3.0) ** 4),
+    "kink": lambda x: jnp.sum(jnp.abs(x - 3.0)) + 0.1 * jnp.sum(x**2),
+    "overflow": lambda x: jnp.sum(jnp.exp(40 * x) - 400 * x),
+}
+
+
+def evaluator(function):
+    def evaluate(image):
+        value, gradient = jax.value_and_grad(function)(image)
+        return Evaluation(value, Terms(value, value, value), gradient)
+
+    return evaluate
+
+
+def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1):
+    evaluate = evaluator(function)
+    image = jnp.zeros((1, 1, 3))
+    start = Iterate(image, evaluate(image))
+    found = jax.jit(
+        lambda: wolfe(
+            evaluate,
+            start,
+            sign * start.evaluation.gradient,
+            first_trial,
+            sufficient_decrease=1e-4,
+            curvature=curvature,
+            max_evaluations=max_evaluations,
+        )
+    )()
+    return start, found
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("first_trial", [1e-6, 1e-2, 1.0, 1e3])
+def test_an_accepted_step_satisfies_the_weak_wolfe_conditions(function, first_trial):
+    start, found = search(FUNCTIONS[function], first_trial)
+    assert found.accepted
+    direction = -start.evaluation.gradient
+    slope = np.vdot(start.evaluation.gradient, direction)
+    end = found.iterate
+    np.testing.assert_allclose(end.image, start.image + found.stepsize * direction, rtol=1e-6)
+    assert end.evaluation.total <= start.evaluation.total + 1e-4 * found.stepsize * slope
+    assert np.vdot(end.evaluation.gradient, direction) >= 0.9 * slope
+
+
+def test_a_first_trial_that_satisfies_the_conditions_costs_one_evaluation():
+    _, found = search(FUNCTIONS["parabola"], 0.5)
+    assert found.accepted
+    assert found.evaluations == 1
+    np.testing.assert_allclose(found.iterate.image, 3.0, rtol=1e-6)
+
+
+def test_a_search_that_runs_out_gives_the_best_it_has_tried():
+    start, found = search(FUNCTIONS["steep"], 1e3, max_evaluations=2)
+    assert not found.accepted
+    assert found.evaluations == 2
+    assert found.iterate.evaluation.total <= start.evaluation.total
+
+
+def test_a_direction_that_ascends_is_not_searched():
+    start, found = search(FUNCTIONS["parabola"], 1.0, sign=1)
+    assert not found.accepted
+    assert found.evaluations == 0
+    assert found.stepsize == 0
+    np.testing.assert_array_equal(found.iterate.image, start.image)

@@ -1,0 +1,73 @@
+"""The formulas against NumPy in float64, written out from the papers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstyle import losses
+
+RNG = np.random.default_rng(0)
+F = RNG.normal(size=(5, 7, 4))
+P = RNG.normal(size=(5, 7, 4))
+IMAGE = RNG.uniform(0, 255, (6, 5, 3))
+
+
+def gram(features):
+    n = features.shape[-1]
+    return np.array([[np.mean(features[..., i] * features[..., j]) for j in range(n)] for i in range(n)])
+
+
+def test_gram_matrix_is_the_mean_product_of_channels():
+    np.testing.assert_allclose(losses.gram_matrix(jnp.float32(F)), gram(F), rtol=1e-5, atol=1e-6)
+
+
+def test_gatys_content_is_equation_1():
+    np.testing.assert_allclose(
+        losses.gatys_content(jnp.float32(F), jnp.float32(P)), 0.5 * np.sum((F - P) ** 2), rtol=1e-5
+    )
+
+
+def test_gatys_style_is_equation_4_for_pictures_of_one_size():
+    n, m = 4, 35
+    sums, targets = gram(F) * m, gram(P) * m
+    np.testing.assert_allclose(
+        losses.gatys_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
+        np.sum((sums - targets) ** 2) / (4 * n**2 * m**2),
+        rtol=1e-5,
+    )
+
+
+def test_the_studys_losses_are_its_notebooks():
+    size, n = F.size, 4
+    np.testing.assert_allclose(
+        losses.ivanov2017_content(jnp.float32(F), jnp.float32(P)),
+        np.sqrt(0.5 * np.sum((F - P) ** 2) / size),
+        rtol=1e-5,
+    )
+    notebook_gram = lambda f: f.reshape(-1, n).T @ f.reshape(-1, n) / f.size  # noqa: E731
+    np.testing.assert_allclose(
+        losses.ivanov2017_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
+        np.sqrt(np.sum(((notebook_gram(F) - notebook_gram(P)) / n**2) ** 2)),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(("loss", "power"), [(losses.total_variation, 1), (losses.squared_variation, 2)])
+def test_variation_sums_over_both_directions(loss, power):
+    expected = 0.0
+    for i in range(6):
+        for j in range(5):
+            if i:
+                expected += np.sum(np.abs(IMAGE[i, j] - IMAGE[i - 1, j]) ** power)
+            if j:
+                expected += np.sum(np.abs(IMAGE[i, j] - IMAGE[i, j - 1]) ** power)
+    np.testing.assert_allclose(loss(jnp.float32(IMAGE)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.ivanov2017_content, losses.ivanov2017_style])
+def test_roots_have_finite_gradients_where_the_loss_is_zero(loss):
+    square = jnp.ones((4, 4))
+    value, gradient = jax.value_and_grad(loss)(square, square)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)

@@ -1,0 +1,260 @@
+"""Every optimizer on a quadratic and on a small problem of the real kind, and against textbook forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+from jaxstyle import objective, optimizers, training
+from jaxstyle.errors import UserError
+from jaxstyle.line_search import Iterate
+from jaxstyle.objective import Evaluation, Terms
+
+SCALES = jnp.asarray(np.geomspace(1, 30, 24).reshape(4, 2, 3), jnp.float32)
+GOAL = jnp.asarray(np.random.default_rng(0).uniform(50, 200, (4, 2, 3)), jnp.float32)
+
+START = jnp.full_like(GOAL, 30.0)
+
+
+def quadratic(image):
+    value, gradient = jax.value_and_grad(lambda x: 0.5 * jnp.sum(SCALES * (x - GOAL) ** 2))(image)
+    return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
+
+
+def rosenbrock(image):
+    def value(x):
+        x = x.ravel() / 100
+        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    total, gradient = jax.value_and_grad(value)(image)
+    return Evaluation(total, Terms(total, 0 * total, 0 * total), gradient)
+
+
+def minimise(text, evaluate, image, steps, loss="gatys"):
+    """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
+    spec = optimizers.parse(text, loss)
+    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    calls = []
+    evaluate = jax.jit(evaluate)
+
+    def counted(image):
+        if spec.name in optimizers.ON_HOST:
+            calls.append(1)
+        else:
+            jax.debug.callback(lambda: calls.append(1))
+        return evaluate(image)
+
+    iterate = Iterate(image, evaluate(image))
+    state = optimizer.init(iterate)
+    step = lambda iterate, state: optimizer.step(counted, iterate, state)  # noqa: E731
+    if spec.name not in optimizers.ON_HOST:
+        step = jax.jit(step)
+    totals, evaluations = [float(iterate.evaluation.total)], 0
+    for _ in range(steps):
+        iterate, state, count, converged = step(iterate, state)
+        evaluations += int(count)
+        totals.append(float(iterate.evaluation.total))
+        if converged:
+            break
+    jax.effects_barrier()
+    assert evaluations == len(calls), "evaluations are counted truly"
+    np.testing.assert_allclose(iterate.evaluation.total, evaluate(iterate.image).total, rtol=1e-5, atol=1e-9)
+    return np.array(totals), iterate, evaluations
+
+
+#: A learning rate that suits the quadratic, for the optimizers that have one.
+RATES = {
+    name: 1.0
+    for name in optimizers.NAMES
+    if "learning_rate" in optimizers._settable(name)  # the table must not miss a new one
+} | {
+    "gd": 0.02, "momentum": 0.005, "sgd": 0.02, "adafactor": 0.1, "adadelta": 300.0,
+    "adadelta-tf1gpu": 0.01, "adagrad": 20.0, "adamax": 5.0, "fromage": 0.03, "lamb": 0.05,
+    "lars": 10.0, "noisy_sgd": 0.02, "optimistic_gradient_descent": 0.01, "radam": 0.03, "sm3": 10.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_every_optimizer_descends_on_a_quadratic(name):
+    text = f"{name}:learning_rate={RATES[name]}" if name in RATES else name
+    if name == "noisy_sgd":
+        spec = optimizers.parse(text)
+        assert spec.needs_key
+        build = lambda key: optimizers.build(name, spec.static)(**spec.traced, key=key)  # noqa: E731
+        iterate = Iterate(START, quadratic(START))
+        optimizer = build(jax.random.key(0))
+        state = optimizer.init(iterate)
+        totals = [iterate.evaluation.total]
+        step = jax.jit(functools.partial(optimizer.step, quadratic))
+        for _ in range(100):
+            iterate, state, _, _ = step(iterate, state)
+            totals.append(iterate.evaluation.total)
+    else:
+        totals, *_ = minimise(text, quadratic, START, 100)
+    assert totals[-1] < 0.35 * totals[0]
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"])
+def test_line_search_methods_solve_rosenbrocks_valley(name):
+    totals, iterate, _ = minimise(name, rosenbrock, jnp.full((2, 2, 3), -50.0), 300)
+    assert totals[-1] < 1e-5
+    assert np.all(np.diff(totals) <= 1e-6 * totals[:-1] + 1e-12)
+    np.testing.assert_allclose(iterate.image, 100, atol=1)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "optax-lbfgs", "scipy-lbfgs"])
+def test_quasi_newton_methods_say_that_they_converged_and_stay_there(name):
+    totals, iterate, _ = minimise(name, quadratic, jnp.zeros_like(GOAL), 200)
+    assert len(totals) < 200, "stopped because it had converged"
+    np.testing.assert_allclose(iterate.image, GOAL, rtol=1e-3)
+
+
+def test_lbfgs_directions_are_the_textbooks():
+    """The first steps against BFGS's dense inverse update started from γI (Nocedal and Wright, 6.17)."""
+    spec = optimizers.parse("lbfgs")
+    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    iterate = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
+    state = optimizer.init(iterate)
+    pairs = []
+    for _ in range(6):
+        new, state, *_ = optimizer.step(quadratic, iterate, state)
+        if pairs:
+            s, y = pairs[-1]
+            inverse = np.eye(24) * (s @ y) / (y @ y)
+            for s, y in pairs:
+                rho = 1 / (s @ y)
+                left = np.eye(24) - rho * np.outer(s, y)
+                inverse = left @ inverse @ left.T + rho * np.outer(s, s)
+            direction = -inverse @ np.float64(iterate.evaluation.gradient.ravel())
+            moved = np.float64((new.image - iterate.image).ravel())
+            cosine = direction @ moved / np.linalg.norm(direction) / np.linalg.norm(moved)
+            assert cosine > 1 - 1e-5
+        pairs.append(
+            (
+                np.float64((new.image - iterate.image).ravel()),
+                np.float64((new.evaluation.gradient - iterate.evaluation.gradient).ravel()),
+            )
+        )
+        iterate = new
+
+
+def test_scipy_lbfgs_walks_where_scipy_does():
+    image = jnp.full((2, 2, 3), -50.0)
+    evaluate = jax.jit(rosenbrock)
+    walked = []
+
+    def function(x):
+        evaluation = evaluate(jnp.asarray(x.reshape(image.shape), jnp.float32))
+        return float(evaluation.total), np.float64(evaluation.gradient.ravel())
+
+    scipy.optimize.minimize(
+        function, np.float64(image.ravel()), jac=True, method="L-BFGS-B",
+        callback=lambda x: walked.append(np.float32(x)),
+        options={"maxiter": 15, "maxcor": 10, "ftol": 0, "gtol": 0},
+    )  # fmt: skip
+    spec = optimizers.parse("scipy-lbfgs")
+    optimizer = optimizers.build(spec.name, spec.static)()
+    iterate = Iterate(image, evaluate(image))
+    state = optimizer.init(iterate)
+    for expected in walked:
+        iterate, state, *_ = optimizer.step(evaluate, iterate, state)
+        np.testing.assert_array_equal(iterate.image.ravel(), expected)
+
+
+def tensorflow_1_0(name, g, rate):
+    """Steps of TensorFlow 1.0's CPU kernels, in float64, for a sequence of gradients."""
+    a, u = {"adagrad": 0.1, "rmsprop": 1.0}.get(name, 0.0), 0.0
+    m = 0.0
+    for t, gradient in enumerate(g, start=1):
+        if name == "gd":
+            yield rate * gradient
+        elif name == "adagrad":
+            a = a + gradient**2
+            yield rate * gradient / np.sqrt(a)
+        elif name == "rmsprop":
+            a = 0.9 * a + 0.1 * gradient**2
+            yield rate * gradient / np.sqrt(a + 1e-10)
+        elif name == "adadelta":
+            a = 0.95 * a + 0.05 * gradient**2
+            d = np.sqrt(u + 1e-8) / np.sqrt(a + 1e-8) * gradient
+            u = 0.95 * u + 0.05 * d**2
+            yield rate * d
+        elif name == "adadelta-tf1gpu":
+            a = 0.95 * u + 0.05 * gradient**2
+            d = np.sqrt(u + 1e-8) / np.sqrt(a + 1e-8) * gradient
+            u = 0.95 * u + 0.05 * d**2
+            yield rate * np.sqrt(u + 1e-8) / np.sqrt(a + 1e-8) * gradient
+        elif name == "adam":
+            m = 0.9 * m + 0.1 * gradient
+            a = 0.999 * a + 0.001 * gradient**2
+            yield rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(a) + 1e-8)
+
+
+@pytest.mark.parametrize("name", ["gd", "adadelta", "adadelta-tf1gpu", "adagrad", "adam", "rmsprop"])
+def test_with_the_studys_loss_the_defaults_are_tensorflow_1_0s(name):
+    spec = optimizers.parse(name, loss="ivanov2017")
+    assert spec.traced["learning_rate"] == 10
+    transformation = optimizers._FACTORIES[name](**spec.traced, **dict(spec.static))
+    gradients = np.random.default_rng(4).normal(0, 30, (6, 4, 2, 3))
+    state = transformation.init(jnp.zeros((4, 2, 3)))
+    for gradient, expected in zip(gradients, tensorflow_1_0(name, gradients, 10.0), strict=True):
+        updates, state = transformation.update(jnp.float32(gradient), state, jnp.zeros((4, 2, 3)))
+        np.testing.assert_allclose(-updates, expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"])
+@pytest.mark.parametrize("form", objective.FORMS)
+def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, content):
+    form, spec = objective.FORMS[form], optimizers.parse(name)
+    program = training.program(form, spec.name, spec.static)
+    problem = make_problem(form)
+    state = program.init(problem, jnp.asarray(content), jax.tree.map(jnp.float32, dict(spec.traced)))
+    start = state.iterate.evaluation.total
+    step = program.step if spec.name in optimizers.ON_HOST else jax.jit(program.step)
+    for _ in range(15):
+        state, _ = step(problem, state)
+    assert state.iterate.evaluation.total < 0.5 * start
+
+
+def test_an_optax_alias_is_optaxs_own_step():
+    spec = optimizers.parse("lion:learning_rate=0.5,b1=0.8")
+    ours = optimizers.build(spec.name, spec.static)(**spec.traced)
+    theirs = optax.lion(0.5, b1=0.8)
+    iterate = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
+    state = ours.init(iterate)
+    params, their_state = iterate.image, theirs.init(iterate.image)
+    for _ in range(3):
+        updates, their_state = theirs.update(quadratic(params).gradient, their_state, params)
+        params = optax.apply_updates(params, updates)
+        iterate, state, *_ = ours.step(quadratic, iterate, state)
+    np.testing.assert_allclose(iterate.image, params, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adan2", "no optimizer 'adan2'"),
+        ("", "no optimizer ''"),
+        ("adam:lr=1", "adam has no 'lr'; it has learning_rate"),
+        ("adam:learning_rate", "should be key=value"),
+        ("adam:learning_rate=fast", "learning_rate must be greater than 0, not 'fast'|must be a number"),
+        ("adam:learning_rate=-1", "learning_rate must be greater than 0"),
+        ("adam:learning_rate=nan", "learning_rate must be greater than 0"),
+        ("adam:learning_rate=inf", "learning_rate must be greater than 0"),
+        ("adam:b1=1", r"b1 must be in \[0, 1\)"),
+        ("adam:nesterov=maybe", "nesterov must be true or false"),
+        ("lbfgs:history_size=0", "history_size must be greater than 0"),
+        ("lbfgs:history_size=2.5", "history_size must be a whole number"),
+        ("nonlinear-cg:method=newton", "method must be polak-ribiere or"),
+        ("lion", "lion needs a learning_rate"),
+    ],
+)
+def test_a_specification_that_cannot_be_used_is_refused_in_one_line(text, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        optimizers.parse(text)
+    assert "--optimizer=" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
