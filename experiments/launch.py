@@ -73,6 +73,9 @@ CONVOLUTION = flags.DEFINE_enum(
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
 )
+CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds", 30.0, "Seconds between checkpoints, from which a run goes on.", lower_bound=0
+)
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -83,7 +86,7 @@ DETERMINISTIC = flags.DEFINE_bool(
 )
 
 #: Flags that say where and how a run goes, but not what it is.
-_NOT_RECORDED = frozenset({"workdir", "overwrite", "compilation_cache"})
+_NOT_RECORDED = frozenset({"workdir", "overwrite", "checkpoint_seconds", "compilation_cache"})
 
 
 def run(main: Callable[[], None]) -> None:

@@ -64,7 +64,7 @@ def resolve_weights(content_shape: tuple[int, ...], content_layers: Sequence[str
     ):
         if flag.value is None:
             flags.FLAGS[flag.name].value = default
-        if not np.isfinite(np.float32(flag.value)):
+        if not flag.value <= np.finfo(np.float32).max:
             raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
 
 
@@ -233,4 +233,5 @@ def run_arm(
         steps=launch.STEPS.value,
         save=lambda image: pictures.write(directory / "image.png", image, comment),
         report=report,
+        checkpoint_seconds=launch.CHECKPOINT_SECONDS.value,
     )
