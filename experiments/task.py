@@ -16,14 +16,6 @@ from experiments import launch
 from jaxstyle import objective, optimizers, pictures, run, start, training, vgg, weights
 from jaxstyle.errors import UserError
 
-#: Weights of content, style and total variation, and style layers, that suit a form of the losses. They were
-#: chosen by looking at pictures; where Gatys et al. sum over a picture, the weight is one over what is summed.
-STYLE_LAYERS = {
-    "gatys": ("block1_conv1:100", "block2_conv1:10", "block3_conv1", "block4_conv1", "block5_conv1"),
-    "ivanov2017": tuple(f"block{block}_conv1" for block in range(1, 6)),
-}
-TERM_WEIGHTS = {"gatys": (None, 30.0, 0.0), "ivanov2017": (1e3, 1e6, 1e-2)}
-
 
 class Task(NamedTuple):
     """A problem with its start image, and what a manifest says of them."""
@@ -52,20 +44,34 @@ def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]
     return name, value
 
 
-def resolve_weights(content_shape: tuple[int, ...], content_layers: Sequence[str]) -> None:
-    """Gives the flags of the terms' weights that were not set the values that suit --loss and --size."""
-    content_weight, style_weight, tv_weight = TERM_WEIGHTS[launch.LOSS.value]
-    if content_weight is None:
-        content_weight = 1 / min(vgg.size(name, content_shape) for name in content_layers)
-    for flag, default in (
-        (launch.CONTENT_WEIGHT, content_weight),
-        (launch.STYLE_WEIGHT, style_weight),
-        (launch.TV_WEIGHT, tv_weight),
+def read_recipe(known: Sequence[str]) -> objective.Recipe:
+    """The layers and weights that the flags give; where they give none, what suits --loss.
+
+    Raises:
+      UserError: a layer that is not `known`, or a weight that is none.
+    """
+    given: dict[str, Any] = {}
+    for field, flag in (("content_layers", launch.CONTENT_LAYER), ("style_layers", launch.STYLE_LAYER)):
+        if flag.value:
+            given[field] = dict(parse_layer(flag.name, text, known) for text in flag.value)
+    for flag in (launch.CONTENT_WEIGHT, launch.STYLE_WEIGHT, launch.TV_WEIGHT):
+        if flag.value is not None:
+            if not flag.value <= np.finfo(np.float32).max:
+                raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
+            given[flag.name] = flag.value
+    return objective.RECIPES[launch.LOSS.value]._replace(**given)
+
+
+def record_recipe(recipe: objective.Recipe, shape: Sequence[int]) -> None:
+    """Writes a recipe back to the flags, so that the record of a run does not depend on defaults."""
+    for flag, value in (
+        (launch.CONTENT_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.content_layers.items()]),
+        (launch.STYLE_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.style_layers.items()]),
+        (launch.CONTENT_WEIGHT, objective.content_weight(recipe, shape)),
+        (launch.STYLE_WEIGHT, recipe.style_weight),
+        (launch.TV_WEIGHT, recipe.tv_weight),
     ):
-        if flag.value is None:
-            flags.FLAGS[flag.name].value = default
-        if not flag.value <= np.finfo(np.float32).max:
-            raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
+        flags.FLAGS[flag.name].value = value
 
 
 def parse_style(text: str) -> tuple[str, float]:
@@ -97,17 +103,12 @@ def read() -> Task:
     Raises:
       UserError: a file or a flag cannot be used.
     """
-    if launch.STYLE_LAYER.value is None:
-        flags.FLAGS[launch.STYLE_LAYER.name].value = list(STYLE_LAYERS[launch.LOSS.value])
     size, resize = pictures.parse_size(launch.SIZE.value), launch.RESIZE.value
     shares = dict(parse_style(text) for text in launch.STYLE.value)
     images = {path: pictures.read(path, size, resize) for path in (launch.CONTENT.value, *shares)}
     loaded = weights.load(launch.WEIGHTS.value)
-    content_layers, style_layers = (
-        dict(parse_layer(flag.name, text, tuple(loaded.network.convolutions)) for text in flag.value)
-        for flag in (launch.CONTENT_LAYER, launch.STYLE_LAYER)
-    )
-    deepest = max(*content_layers, *style_layers)
+    recipe = read_recipe(tuple(loaded.network.convolutions))
+    deepest = max(*recipe.content_layers, *recipe.style_layers)
     for path, image in images.items():
         height, width, _ = image.shape
         if min(height, width) < vgg.smallest_side(deepest):
@@ -115,16 +116,14 @@ def read() -> Task:
                 f"--size={launch.SIZE.value}: {deepest} shrinks {path} of {width}x{height} to nothing; "
                 f"each side must have {vgg.smallest_side(deepest)} pixels or more"
             )
-    form = objective.FORMS[launch.LOSS.value]
     content = jnp.asarray(images[launch.CONTENT.value])
-    resolve_weights(content.shape, tuple(content_layers))
+    record_recipe(recipe, content.shape)
+    form = objective.FORMS[launch.LOSS.value]
     problem = _posing(form)(
         vgg.prepare(loaded.network, deepest, launch.CONVOLUTION.value),
         content,
         [(images[path], share) for path, share in shares.items()],
-        content_weights={k: w * launch.CONTENT_WEIGHT.value for k, w in content_layers.items()},
-        style_weights={k: w * launch.STYLE_WEIGHT.value for k, w in style_layers.items()},
-        tv_weight=launch.TV_WEIGHT.value,
+        objective.weighting(recipe, content.shape),
     )
     facts = {
         "pictures": {

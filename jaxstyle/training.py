@@ -121,3 +121,33 @@ def program(
         return new, metrics(new)
 
     return Program(init, step)
+
+
+def run(
+    form: objective.Form,
+    problem: objective.Problem,
+    image: Image,
+    spec: optimizers.Spec,
+    steps: int,
+) -> tuple[Image, Metrics]:
+    """Runs an optimizer from a start image.
+
+    Args:
+      form: the formulas of the losses.
+      problem: see `objective.pose`.
+      image: the start image, RGB in [0, 255].
+      spec: see `optimizers.parse`; not one that needs a random key.
+      steps: iterations.
+
+    Returns:
+      The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
+    """
+    init, step = program(form, spec.name, spec.static)
+    if spec.name not in optimizers.ON_HOST:
+        init, step = jax.jit(init), jax.jit(step, donate_argnums=1)
+    state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
+    rows = [jax.device_get(metrics(state))]  # before the step is given the state's buffers
+    for _ in range(steps):
+        state, row = step(problem, state)
+        rows.append(row)
+    return state.iterate.image, jax.tree.map(lambda *column: jnp.stack(column), *rows)

@@ -12,6 +12,7 @@ files the SHA-256 is checked first, and of the user's files the declared shapes 
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import io
@@ -332,7 +333,7 @@ def _open_safetensors(path: Path, name: str) -> Iterator[Mapping[str, _Stored]]:
     dtypes = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
     with safetensors.safe_open(path, framework="numpy") as file:
         stored = {}
-        for key in file.keys():  # noqa: SIM118: not a mapping
+        for key in file.keys():  # noqa: SIM118 - the file is not a mapping
             if not key.startswith("classifier."):
                 array = file.get_slice(key)
                 dtype = array.get_dtype()
@@ -369,18 +370,23 @@ def _open_hdf5(path: Path, name: str) -> Iterator[Mapping[str, _Stored]]:
                     f"{name}: arrays {_brief(repr(stored[short].name))} and {_brief(repr(key))} "
                     f"are both {short}; keep one"
                 )
-            properties = array.id.get_create_plist()
-            if (
-                properties.get_layout() != h5py.h5d.CONTIGUOUS
-                or properties.get_external_count()
-                or array.id.get_storage_size() != array.size * array.dtype.itemsize
-            ):
-                raise UserError(
-                    f"{name}: array {_brief(repr(key))} is chunked, compressed, not written or in another "
-                    "file; contiguous arrays are needed"
-                )
-            stored[short] = _Stored(key, array.shape, array.dtype.name, lambda array=array: array[()])
+            # An HDF5 array can be without any extent: its shape is None then.
+            read = functools.partial(_contiguous_values, array, f"{name}: array {_brief(repr(key))}")
+            stored[short] = _Stored(key, tuple(array.shape or ()), array.dtype.name, read)
         yield stored
+
+
+def _contiguous_values(array: h5py.Dataset, name: str) -> np.ndarray:
+    properties = array.id.get_create_plist()
+    if (
+        properties.get_layout() != h5py.h5d.CONTIGUOUS
+        or properties.get_external_count()
+        or array.id.get_storage_size() != array.nbytes
+    ):
+        raise UserError(
+            f"{name} is chunked, compressed, not written or in another file; a contiguous one is needed"
+        )
+    return array[()]
 
 
 def _arrays(file: h5py.File, name: str) -> Iterator[tuple[str, h5py.Dataset]]:

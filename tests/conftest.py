@@ -46,9 +46,9 @@ def make_problem(random_network, content, style):
             vgg.prepare(random_network, "block3_conv1"),
             content,
             [(style, 1.0)],
-            content_weights={"block2_conv2": 1.0},
-            style_weights={"block1_conv1": 10.0, "block3_conv1": 5.0},
-            tv_weight=tv_weight,
+            objective.Weighting(
+                {"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, tv_weight
+            ),
         )
 
     return make

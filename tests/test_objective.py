@@ -20,9 +20,7 @@ def test_gradients_agree_with_finite_differences_in_float64(name, random_network
             vgg.prepare(double, "block2_conv1", "direct"),
             np.float64(content[:12, :10]),
             [(np.float64(style), 1.0)],
-            content_weights={"block1_conv2": 1.0},
-            style_weights={"block1_conv1": 1.0, "block2_conv1": 2.0},
-            tv_weight=0.01,
+            objective.Weighting({"block1_conv2": 1.0}, {"block1_conv1": 1.0, "block2_conv1": 2.0}, 0.01),
         )
         rng = np.random.default_rng(3)
         image = jnp.asarray(rng.uniform(0, 255, (12, 10, 3)))
@@ -52,9 +50,7 @@ def test_a_picture_has_no_style_loss_against_itself(random_network, content):
         vgg.prepare(random_network, "block3_conv1"),
         content,
         [(content, 1.0)],
-        content_weights={"block2_conv1": 1.0},
-        style_weights={"block3_conv1": 1.0},
-        tv_weight=0.0,
+        objective.Weighting({"block2_conv1": 1.0}, {"block3_conv1": 1.0}, 0.0),
     )
     away = objective.evaluate(form, problem, jnp.asarray(content + 1)).total
     assert objective.evaluate(form, problem, jnp.asarray(content)).total < 1e-6 * away
@@ -81,9 +77,11 @@ def study_problem(study):
         vgg.prepare(weights.load("vgg16-keras").network, "block5_conv1"),
         content,
         [(style, 1.0)],
-        content_weights={"block4_conv2": published["weights"]["content"]},
-        style_weights={f"block{b}_conv1": published["weights"]["style"] for b in range(1, 6)},
-        tv_weight=published["weights"]["tv"],
+        objective.Weighting(
+            {"block4_conv2": published["weights"]["content"]},
+            {f"block{b}_conv1": published["weights"]["style"] for b in range(1, 6)},
+            published["weights"]["tv"],
+        ),
     )
     return problem, start.image("ivanov2017", 0, jnp.asarray(content)), published["iteration_0"]
 
