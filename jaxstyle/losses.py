@@ -5,6 +5,7 @@ comments F are the features of the image that is optimised, P those of the photo
 M = height · width the number of positions.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -15,6 +16,7 @@ Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
 
 
+@jax.custom_vjp
 def gram_matrix(features: Features) -> Gram:
     """Mean over positions of the products of channels, G = FᵀF / M.
 
@@ -22,6 +24,19 @@ def gram_matrix(features: Features) -> Gram:
     """
     flat = features.reshape(-1, features.shape[-1])
     return flat.T @ flat / flat.shape[0]
+
+
+def _gram_forward(features: Features) -> tuple[Gram, Features]:
+    return gram_matrix(features), features
+
+
+def _gram_backward(features: Features, gradient: Gram) -> tuple[Features]:
+    # FᵀF is symmetric: one product, where transposing the forward pass takes two.
+    flat = features.reshape(-1, features.shape[-1])
+    return ((flat @ ((gradient + gradient.T) / flat.shape[0])).reshape(features.shape),)
+
+
+gram_matrix.defvjp(_gram_forward, _gram_backward)
 
 
 def safe_sqrt(x: Scalar) -> Scalar:

