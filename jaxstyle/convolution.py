@@ -79,7 +79,7 @@ def convolve_relu(
 
     Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero.
     """
-    return jnp.maximum(_convolve(maps, filters.forward) + filters.bias, 0)
+    return jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
 
 
 def _convolve_relu_forward(maps, filters):

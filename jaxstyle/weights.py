@@ -259,8 +259,9 @@ def _read_file(given: str) -> Weights:
 
 
 def _brief(text: str) -> str:
-    """Text that a file made up, short enough for one line."""
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    """Text that a file made up, short enough for one line and without control characters."""
+    text = text if len(text) <= 120 else f"{text[:117]}..."
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _recognise(head: bytes, name: str) -> _Format:

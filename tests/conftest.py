@@ -6,10 +6,13 @@ import pathlib
 # Before JAX starts: tests must not write compiled programs into the user's cache.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
+import jax
 import numpy as np
 import pytest
 
 from jaxstyle import objective, vgg
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")

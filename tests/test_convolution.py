@@ -87,7 +87,7 @@ def test_winograd_agrees_with_direct_on_real_weights(name, picture):
         image = data.astronaut()[100:161, 150:227]
     else:
         image = np.random.default_rng(3).uniform(0, 255, size=(61, 77, 3))
-    maps = (jnp.asarray(image, jnp.float32) - network.mean) / network.std
+    maps = (jnp.asarray(image, jnp.float32) - network.mean[None, None]) / network.std[None, None]
     for index, layer in enumerate(vgg.layer_names("vgg16")[:11]):
         kernel, bias = network.convolutions[layer]
         if index in (2, 4, 7, 10):
