@@ -88,7 +88,7 @@ DETERMINISTIC = flags.DEFINE_bool(
 )
 
 #: Flags that say where and how a run goes, but not what it is.
-_NOT_RECORDED = frozenset({"workdir", "overwrite", "checkpoint_seconds", "compilation_cache"})
+_NOT_RECORDED = frozenset({"workdir", "output", "overwrite", "checkpoint_seconds", "compilation_cache"})
 
 
 def run(main: Callable[[], None]) -> None:

@@ -9,24 +9,32 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import optimizers, run
+from jaxstyle import optimizers, pictures, run
 
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer", "lbfgs", "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
 )
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Write the picture to this file too: .png, .jpg, .webp or .tiff."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run writes.")
+
+flags.adopt_module_key_flags(launch)
 
 
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     picture = directory / "image.png"
     spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
+    if _OUTPUT.value:
+        pictures.check_writable(_OUTPUT.value)
     posed = task.read()
     record = launch.recorded_flags()
     with run.claimed(directory):
         state = run.begin(directory, record, launch.OVERWRITE.value)
         if state in ("finished", "diverged"):
-            print(f"{state} before: {picture} (--overwrite runs it again)")
+            print(f"{state} before; --overwrite runs it again")
+            finish(picture, record)
             return
         print("compiling …", flush=True)
         with tqdm(total=launch.STEPS.value, unit="step", disable=None) as bar:
@@ -50,7 +58,14 @@ def main() -> None:
         )
     else:
         print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
-    print(f"picture: {picture}")
+    finish(picture, record)
+
+
+def finish(picture: pathlib.Path, record: str) -> None:
+    """Writes the copy that --output asks for, and says where the picture is."""
+    if _OUTPUT.value:
+        pictures.write(_OUTPUT.value, pictures.read(picture), record)
+    print(f"picture: {_OUTPUT.value or picture}")
 
 
 if __name__ == "__main__":

@@ -94,8 +94,10 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
 
 
-def read(path: str | os.PathLike, size: Size, resize: str = "lanczos") -> Float[np.ndarray, "height width 3"]:
-    """The picture of a file or of a sample, float32 RGB in [0, 255], at `size`.
+def read(
+    path: str | os.PathLike, size: Size | None = None, resize: str = "lanczos"
+) -> Float[np.ndarray, "height width 3"]:
+    """The picture of a file or of a sample, float32 RGB in [0, 255], at `size` or at its own.
 
     The first frame is turned upright by its EXIF orientation, converted to sRGB by its ICC profile,
     laid on white where it is transparent, and then resized with Pillow's filter of the name
@@ -121,7 +123,9 @@ def read(path: str | os.PathLike, size: Size, resize: str = "lanczos") -> Float[
         image = Image.fromarray(source)
     else:
         image = _decode(_contents(source), repr(str(path)), managed=resize != "nearest")
-    return np.asarray(image.resize(fit(size, *image.size), FILTERS[resize]), np.float32)
+    if size is not None:
+        image = image.resize(fit(size, *image.size), FILTERS[resize])
+    return np.asarray(image, np.float32)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -133,6 +137,19 @@ def sha256(path: str | os.PathLike) -> str:
     source = _source(path)
     data = source.tobytes() if isinstance(source, np.ndarray) else _contents(source)
     return hashlib.sha256(data).hexdigest()
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Tells early whether a picture can be written to a path.
+
+    Raises:
+      UserError: the suffix is not one of `SUFFIXES`, or there is no folder to write in.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{str(path)!r}: the name of a picture to write must end in {', '.join(SUFFIXES)}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{str(path)!r}: its folder is missing or cannot be written")
 
 
 def write(
@@ -152,11 +169,9 @@ def write(
       UserError: the suffix is another, or the file cannot be written.
       ValueError: the image has another shape or a pixel that is not finite.
     """
+    check_writable(path)
     path = Path(path)
-    name = repr(str(path))
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{name}: the name of a picture to write must end in {', '.join(SUFFIXES)}")
+    name, suffix = repr(str(path)), path.suffix.lower()
     # In float64 adding one half is exact; in float32 it would lift 0.49999997 to 1.
     pixels = np.asarray(image, np.float64)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
