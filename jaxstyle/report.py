@@ -1,10 +1,11 @@
-"""Figures, tables and the page of a comparison, from what its arms recorded. Effects only."""
+"""Figures, tables and the page of a comparison or a sweep, from what it recorded. Effects only."""
 
 import base64
 import csv
 import html
 import io
 import json
+import math
 import pathlib
 import re
 import warnings
@@ -15,6 +16,7 @@ import matplotlib
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -56,6 +58,19 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
         rows,
         picture.read_bytes() if ended else None,
     )
+
+
+def labels(texts: Iterable[str]) -> dict[str, str]:
+    """Label -> specification. A label is a safe name of a directory and does not depend on later arms."""
+    found: dict[str, str] = {}
+    for text in texts:
+        label = stem = re.sub(r"[^\w.,=+-]", "_", re.sub(r"\s", "", text).replace(":", "-"), flags=re.ASCII)
+        number = 1
+        while label in found:
+            number += 1
+            label = f"{stem}-{number}"
+        found[label] = text
+    return found
 
 
 def printable(text: str) -> str:
@@ -126,7 +141,7 @@ def summary(arms: Iterable[Arm]) -> str:
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """A colour for each label, in their order."""
-    palette = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
+    palette = [to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
     return {label: palette[i % len(palette)] for i, label in enumerate(dict.fromkeys(labels))}
 
 
@@ -162,14 +177,32 @@ def losses(arms: Sequence[Arm]) -> Figure:
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
             axes.set_yscale("log")
+            axes.set_ylim(*loss_range([arm for arm in arms if arm.pair == pair]))
             axes.set_xlabel(clock)
             axes.grid(alpha=0.25, which="both")
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("total loss")
         _plain(row[0].set_title(pair, loc="left", fontsize=11))
-    for text in grid[0, -1].legend(frameon=False).get_texts():
+    legend = figure.legend(*_handles(grid), loc="outside right upper", frameon=False)
+    for text in legend.get_texts():
         _plain(text)
     return figure
+
+
+def loss_range(arms: Sequence[Arm]) -> tuple[float, float]:
+    """The losses worth showing: an arm that blows up should not flatten all others."""
+    totals = np.concatenate([arm.rows[:, 3] for arm in arms])
+    highest = min(totals.max(), 10 * max(arm.rows[0, 3] for arm in arms))
+    lowest = max(totals.min(), 1e-9 * highest)
+    return float(lowest / 1.15), float(highest * 1.15)
+
+
+def _handles(grid: np.ndarray) -> tuple[list, list]:
+    """The lines of a column of axes with their names, each name once."""
+    named = {}
+    for axes in grid[:, 0]:
+        named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    return list(named.values()), list(named)
 
 
 def pictures(arms: Sequence[Arm]) -> Figure:
@@ -189,6 +222,102 @@ def pictures(arms: Sequence[Arm]) -> Figure:
                 axes.imshow(picture)
                 _plain(axes.set_title(f"{label}\nloss {arm.rows[-1, 3]:.4g}", fontsize=8))
     return figure
+
+
+# --- sweeps -------------------------------------------------------------------------------------------------------
+
+
+class Rate(NamedTuple):
+    """A row of `sweep.csv`: what one learning rate came to. Losses are at the last finite step."""
+
+    label: str
+    learning_rate: float
+    status: str
+    steps: int
+    evaluations: int
+    final_total: float
+    final_content: float
+    final_style: float
+    final_tv: float
+    best_step: int
+    best_total: float
+
+
+def best_rates(rates: Sequence[Rate], within: float = 0.1) -> list[Rate] | None:
+    """Of one optimizer's rates, sorted, the run of neighbours around the best whose losses are near the best one.
+
+    The best is the lowest final loss. None if every rate diverged.
+    """
+    ends = [rate.final_total if rate.status == "finished" else math.inf for rate in rates]
+    first = last = int(np.argmin(ends))
+    if math.isinf(ends[first]):
+        return None
+    limit = (1 + within) * ends[first]
+    while first > 0 and ends[first - 1] <= limit:
+        first -= 1
+    while last < len(ends) - 1 and ends[last + 1] <= limit:
+        last += 1
+    return list(rates[first : last + 1])
+
+
+def describe_best(rates: Sequence[Rate]) -> str:
+    """A line on the best learning rate of one optimizer and on how much it matters."""
+    label, near = rates[0].label, best_rates(rates)
+    if near is None:
+        return f"{label}: every learning rate diverged; try smaller ones"
+    best = min(near, key=lambda rate: rate.final_total)
+    text = (
+        f"{label}: best learning rate {best.learning_rate:g}, loss {best.final_total:.6g}; "
+        f"within 10 % of it from {near[0].learning_rate:g} to {near[-1].learning_rate:g}"
+    )
+    if len(rates) > 1 and best in (rates[0], rates[-1]):
+        text += f"; no {'smaller' if best is rates[0] else 'larger'} rate was tried"
+    return text
+
+
+def write_sensitivity(path: pathlib.Path, rates: Sequence[Rate]) -> None:
+    """Draws the final loss by learning rate, a curve for each optimizer; rates that diverged are crosses above."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    palette = colours(rate.label for rate in rates)
+    for label, colour in palette.items():
+        mine = [rate for rate in rates if rate.label == label]
+        ended = [rate for rate in mine if rate.status == "finished"]
+        axes.plot(
+            [rate.learning_rate for rate in ended],
+            [rate.final_total for rate in ended],
+            "o-",
+            color=colour,
+            label=label,
+        )
+        near = best_rates(mine)
+        if near:
+            axes.plot(
+                [rate.learning_rate for rate in near],
+                [rate.final_total for rate in near],
+                color=colour,
+                lw=9,
+                alpha=0.25,
+                solid_capstyle="round",
+            )
+        for rate in mine:
+            if rate.status == "diverged":
+                axes.plot(
+                    rate.learning_rate,
+                    0.97,
+                    "x",
+                    color=colour,
+                    ms=8,
+                    mew=2,
+                    transform=axes.get_xaxis_transform(),
+                )
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
+    low, high = (bound(rate.final_total for rate in rates) for bound in (min, max))
+    axes.set_ylim(low / 1.3, 1.3 * min(high, 100 * low))
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="broad: within 10 % of the best; cross: diverged", title_fontsize=8)
+    run.write_atomically(path, _png(figure))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -291,17 +420,25 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
         }
         for column, clock in CLOCKS.items()
     ]
+    low, high = loss_range(arms)
+    ranges = {"log": [math.log10(low), math.log10(high)], "linear": [0, high]}
     scales = [
-        {"label": label, "method": "relayout", "args": [{"yaxis.type": label}]} for label in ("log", "linear")
+        {"label": label, "method": "relayout", "args": [{"yaxis.type": label, "yaxis.range": limits}]}
+        for label, limits in ranges.items()
     ]
     shared = {"type": "buttons", "direction": "right", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
     figure.update_layout(
         template="plotly_white",
         height=480,
-        margin={"l": 70, "r": 20, "t": 50, "b": 50},
+        margin={"l": 70, "r": 20, "t": 85, "b": 50},
         hovermode="closest",
         xaxis={"title": {"text": "step"}},
-        yaxis={"title": {"text": "total loss"}, "type": "log", "exponentformat": "power"},
+        yaxis={
+            "title": {"text": "total loss"},
+            "type": "log",
+            "range": ranges["log"],
+            "exponentformat": "power",
+        },
         updatemenus=[
             shared | {"buttons": clocks, "x": 0, "xanchor": "left"},
             shared | {"buttons": scales, "x": 1, "xanchor": "right"},
@@ -331,10 +468,14 @@ def _table(arms: Sequence[Arm]) -> str:
     kind = {name: ' class="text"' if name in words else "" for name in SUMMARY}
     head = "".join(f"<th{kind[name]}>{name.replace('_', ' ')}</th>" for name in SUMMARY)
     rows = "".join(
-        f"<tr>{''.join(f'<td{kind[name]}>{_text(row[name])}</td>' for name in SUMMARY)}</tr>"
+        f"<tr>{''.join(f'<td{kind[name]}>{_cell(row[name])}</td>' for name in SUMMARY)}</tr>"
         for row in summary_rows(arms)
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -354,7 +495,7 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
 
 def _numbers(value: Any) -> str:
     """JSON to be read: floats of five digits."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     text = re.sub(r"-?\d+\.\d+(e[+-]?\d+)?", lambda number: f"{float(number[0]):.5g}", text)
     return html.escape(text)
 

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -34,6 +35,7 @@ from jaxstyle import training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 
+FILES = ("manifest.json", "metrics.csv", "image.png", "checkpoints")
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
@@ -87,15 +89,35 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
 
 
 def write_manifest(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    write_atomically(
-        directory / "manifest.json",
-        json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n",
-    )
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    # A file name that is not Unicode has lone surrogates; what takes their place is JSON for the same.
+    write_atomically(directory / "manifest.json", text.encode("utf-8", "backslashreplace"))
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = directory / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(path)!r}: no such file; a folder that a run has written is needed") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r}: cannot be read: {error}; an intact manifest is needed") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{str(path)!r}: is not a manifest; an intact one is needed")
+    return manifest
 
 
 def environment() -> dict[str, Any]:
-    """The versions and devices that decide a run's bits."""
+    """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
+    settings = {
+        name: value for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_"))
+    }
     return {
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
@@ -103,6 +125,8 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
+        "settings": {name: value for name, value in settings.items() if "CACHE" not in name},
+        "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
     }
 
@@ -113,6 +137,15 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def _code_sha256() -> str:
+    """Of the sources of this package and of the package that runs it."""
+    digest = hashlib.sha256()
+    folder = pathlib.Path(__file__).parent
+    for path in sorted([*folder.glob("*.py"), *folder.parent.glob("experiments/*.py")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _git_commit() -> str | None:
@@ -144,8 +177,9 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open(directory / "lock", "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--workdir={directory}: cannot write there: {reason}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,22 +212,40 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
       UserError: there is a run of other flags, or a file that no run has written.
     """
     record = directory / "run.flags"
-    if overwrite:
-        for name in ("run.flags", "manifest.json", "metrics.csv", "image.png"):
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    if record.exists():
-        before = record.read_text(encoding="utf-8")
-        if before != flags:
-            changed = sorted(set(before.splitlines()) ^ set(flags.splitlines()))
-            names = sorted({line.lstrip("-").partition("=")[0].removeprefix("no") for line in changed})
-            raise UserError(
-                f"--workdir={directory}: a run of other flags is there (they differ in "
-                f"{', '.join(names)}); choose another, or --overwrite it"
-            )
-        return _status(directory)
-    write_atomically(record, flags.encode())
-    return "new"
+    try:
+        if not record.exists():
+            for name in FILES:
+                if (directory / name).exists():
+                    raise UserError(
+                        f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
+                    )
+        elif overwrite:
+            for name in FILES[:-1]:
+                (directory / name).unlink(missing_ok=True)
+            if (directory / "checkpoints").exists():
+                shutil.rmtree(directory / "checkpoints")
+            record.unlink()  # the last, so that nothing of this run can pass for one of other flags
+        for draft in _drafts(directory):
+            draft.unlink()
+        if not record.exists():
+            write_atomically(record, flags.encode())
+            return "new"
+        before = record.read_bytes()
+    except OSError as error:
+        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror or error}") from error
+    if before != flags.encode():
+        changed = set(before.decode(errors="replace").splitlines()) ^ set(flags.splitlines())
+        names = sorted({line.lstrip("-").partition("=")[0].removeprefix("no") for line in changed})
+        raise UserError(
+            f"--workdir={directory}: a run of other flags is there (they differ in "
+            f"{', '.join(names)}); choose another, or --overwrite it"
+        )
+    return _status(directory)
+
+
+def _drafts(directory: pathlib.Path) -> list[pathlib.Path]:
+    """What a killed process was writing: see `write_atomically` and `pictures.write`."""
+    return [*directory.glob(".*.partial"), *directory.glob(f".{'[0-9a-f]' * 32}.tmp")]
 
 
 def _status(directory: pathlib.Path) -> str:
@@ -215,14 +267,19 @@ def interruptible() -> Iterator[list[int]]:
 
     def receive(number: int, _) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        give_back()
 
+    def give_back() -> None:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    wakeup = signal.set_wakeup_fd(-1)  # by which a command hears of signals at once
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        give_back()
 
 
 def execute(
@@ -248,14 +305,15 @@ def execute(
       steps: iterations from the start image.
       save: writes an image [height, width, 3] as the result.
       report: is told each row of `COLUMNS` as it comes.
-      checkpoint_seconds: time between checkpoints, of which writing them takes 2.5 % at most.
+      checkpoint_seconds: time between checkpoints, more where writing one takes more than 2.5 % of it;
+        0 is one after every step, whatever it takes.
 
     Raises:
       Interrupted: a signal asked for it; the same call goes on from there.
       UserError: the disk is full or fails; the last checkpoint stays.
     """
-    checkpoints = Checkpoints(directory)
     rows = np.full((steps + 1, len(COLUMNS)), np.nan)
+    kept = None  # step of the newest checkpoint
 
     def record(state: training.TransferState, seconds: float) -> int:
         step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
@@ -264,12 +322,15 @@ def execute(
         return int(step)
 
     def keep(status: str, state: training.TransferState, step: int, **facts: Any) -> None:
-        if status in ("running", "interrupted"):
+        nonlocal kept
+        if status in ("running", "interrupted") and step != kept:
             checkpoints.save(step, state, rows)
+            kept = step
         write_metrics(directory / "metrics.csv", rows[: step + 1])
         write_manifest(directory, manifest | {"status": status, "steps_done": step} | facts)
 
     try:
+        checkpoints = Checkpoints(directory)
         write_manifest(directory, manifest | {"status": "running", "steps_done": 0})
         with interruptible() as signals:
             restored = checkpoints.restore(structure)
@@ -280,7 +341,7 @@ def execute(
                 step = record(state, seconds)
             else:
                 state, rows = restored
-                step = int(state.step)
+                step = kept = int(state.step)
                 seconds = rows[step, COLUMNS.index("seconds")]
             written, cost = time.perf_counter(), 0.0
             facts: dict[str, Any] = {}
@@ -295,8 +356,7 @@ def execute(
                 if state.diverged:
                     break
                 step = record(state, seconds)
-                # Whatever a checkpoint costs, it is kept under 2.5 % of the time.
-                if ended - written > max(checkpoint_seconds, 40 * cost):
+                if ended - written > max(checkpoint_seconds, 40 * cost) or not checkpoint_seconds:
                     keep("running", state, step)
                     written = time.perf_counter()
                     cost = written - ended
@@ -311,6 +371,8 @@ def execute(
             save(image)
             keep(status, state, step, seconds=seconds, evaluations=int(rows[step, 1]), **facts)
             checkpoints.clear()
+            if signals:
+                raise Interrupted(signals[0])
             return Result(image, rows[: step + 1], status)
     except OSError as error:
         raise UserError(

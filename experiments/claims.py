@@ -1,0 +1,453 @@
+"""What the article of 2017 claims of its six experiments, as numbers that recorded curves have or do not have.
+
+A claim is judged in every run of an experiment, a run being all curves of one pair and one seed, and holds where it
+does so in two thirds of them. It is not testable before the curves it speaks of have ended, nor on fewer than 20
+steps. Where several bear a name of the article, Adadelta or L-BFGS, the claim is judged for each.
+
+The words of the claims, with L the total loss by step, n the number of steps:
+
+- the *early* loss is the geometric mean of L over the first tenth of the steps, the start left out; the *late* loss
+  that over the last tenth. A single lucky or unlucky step moves neither much.
+- the *wobble* of some steps is the mean of min(1, L/B − 1), where B is the lowest loss up to each step: how far above
+  its own best a curve usually is. A falling curve has 0; a sawtooth of relative height h has about h/2.
+- a curve *oscillates* where its wobble is above 0.05, looked at from the middle of the run to the end.
+- it *converges* if it does not oscillate and its late loss is at most half of the loss of the start image.
+- it *converges fast* if moreover a third of the steps takes it below a quarter of the loss of the start image.
+- *about the same* is within a factor of 1.25.
+- one curve *overtakes* another if its early loss is the higher one and its late loss the lower one.
+
+A curve that diverged oscillates, does not converge, and has an infinite late loss.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+WOBBLE = 0.05
+SAME = 1.25
+ENOUGH = 2 / 3
+
+#: Steps that a curve needs for the words to mean something.
+LEAST_STEPS = 20
+
+#: Optimizers that bear a name of the article.
+VARIANTS = {"adadelta": ("adadelta", "adadelta-tf1gpu"), "lbfgs": ("lbfgs", "scipy-lbfgs")}
+
+
+class Curve(NamedTuple):
+    """What a run recorded of one arm: a row for each step from 0, fewer if it diverged."""
+
+    optimizer: str
+    learning_rate: float | None
+    status: str
+    evaluations: Float[np.ndarray, " rows"]
+    seconds: Float[np.ndarray, " rows"]
+    total: Float[np.ndarray, " rows"]
+
+
+Curves = Mapping[str, Curve]
+Finding = tuple[bool, dict[str, Any]]
+
+
+class Claim(NamedTuple):
+    """`test` is given the curves under the names of `arms`: `NAME`, or `NAME RATE` where rates differ.
+
+    A claim `against` another experiment is given in its second argument the curves of that one's runs.
+    """
+
+    id: str
+    text: str
+    arms: tuple[str, ...]
+    test: Callable[..., Finding]
+    against: bool = False
+
+
+class Verdict(NamedTuple):
+    """`verdict` is "holds", "fails" or "not testable"; `runs` has what was found in each run."""
+
+    id: str
+    claim: str
+    verdict: str
+    held: int
+    judged: int
+    runs: dict[str, dict[str, Any]]
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _mean(losses: Float[np.ndarray, " steps"]) -> float:
+    return float(np.exp(np.mean(np.log(losses))))
+
+
+def _tenth(curve: Curve) -> int:
+    return max(1, (len(curve.total) - 1) // 10)
+
+
+def early(curve: Curve) -> float:
+    """Geometric mean of the loss over the first tenth of the steps, the start left out."""
+    return _mean(curve.total[1 : 1 + _tenth(curve)]) if len(curve.total) > 1 else math.inf
+
+
+def late(curve: Curve) -> float:
+    """Geometric mean of the loss over the last tenth of the steps; infinite where it diverged."""
+    return math.inf if curve.status == "diverged" else _mean(curve.total[-_tenth(curve) :])
+
+
+def wobble(curve: Curve, begin: float = 0.5, end: float = 1.0) -> float:
+    """How far the loss usually is above its own best, between two fractions of the run; 1 where it diverged."""
+    if curve.status == "diverged":
+        return 1.0
+    above = np.minimum(1, curve.total / np.minimum.accumulate(curve.total) - 1)
+    steps = len(above) - 1
+    return float(np.mean(above[1 + int(begin * steps) : 1 + int(end * steps)]))
+
+
+def oscillates(curve: Curve) -> bool:
+    return wobble(curve) > WOBBLE
+
+
+def converges(curve: Curve) -> bool:
+    return not oscillates(curve) and late(curve) <= curve.total[0] / 2
+
+
+def converges_fast(curve: Curve) -> bool:
+    third = curve.total[: 1 + len(curve.total) // 3]
+    return converges(curve) and bool(third.min() <= curve.total[0] / 4)
+
+
+def overtakes(curve: Curve, other: Curve) -> bool:
+    return early(curve) > early(other) and late(curve) < late(other)
+
+
+def about(a: float, b: float) -> bool:
+    """Whether two losses are within a factor of `SAME`."""
+    return math.isfinite(a) and math.isfinite(b) and max(a, b) <= SAME * min(a, b)
+
+
+def cost(curve: Curve, loss: float) -> dict[str, float]:
+    """Evaluations and seconds up to the first step with at most that loss, infinite if there is none."""
+    reached = np.flatnonzero(curve.total <= loss)
+    if not len(reached):
+        return {"evaluations": math.inf, "seconds": math.inf}
+    return {name: float(getattr(curve, name)[reached[0]]) for name in ("evaluations", "seconds")}
+
+
+# --- tests: curves -> whether it is so, and the numbers -----------------------------------------------------------
+
+
+def _each(word: Callable[[Curve], bool], *names: str) -> Callable[[Curves], Finding]:
+    """A word that is true of every curve."""
+
+    def test(curves: Curves) -> Finding:
+        numbers = {
+            name: {
+                "start": float(curves[name].total[0]),
+                "late": late(curves[name]),
+                "wobble": wobble(curves[name]),
+                word.__name__: word(curves[name]),
+            }
+            for name in names
+        }
+        return all(found[word.__name__] for found in numbers.values()), numbers
+
+    return test
+
+
+def _about_the_same(curves: Curves) -> Finding:
+    numbers = {name: late(curve) for name, curve in curves.items()}
+    return about(*numbers.values()), {"late": numbers}
+
+
+def _overtakes(name: str, other: str) -> Callable[[Curves], Finding]:
+    def test(curves: Curves) -> Finding:
+        numbers = {key: {"early": early(curves[key]), "late": late(curves[key])} for key in (name, other)}
+        return overtakes(curves[name], curves[other]), numbers
+
+    return test
+
+
+def _oscillates_throughout(curves: Curves) -> Finding:
+    """In each quarter of the run but the first."""
+    numbers = {
+        name: [wobble(curve, quarter / 4, (quarter + 1) / 4) for quarter in (1, 2, 3)]
+        for name, curve in curves.items()
+    }
+    return all(min(quarters) > WOBBLE for quarters in numbers.values()), {"wobble by quarter": numbers}
+
+
+def _comes_to_oscillate(curves: Curves) -> Finding:
+    """In the last quarter of the run."""
+    numbers = {name: wobble(curve, 0.75) for name, curve in curves.items()}
+    return min(numbers.values()) > WOBBLE, {"wobble of the last quarter": numbers}
+
+
+def _steadier_than_before(curves: Curves, before: Sequence[Curves]) -> Finding:
+    """Less wobble than the median over the runs of the other experiment."""
+    numbers = {
+        name: {
+            "wobble": wobble(curve),
+            "wobble before": float(np.median([wobble(run[name]) for run in before])),
+        }
+        for name, curve in curves.items()
+    }
+    return all(found["wobble"] < found["wobble before"] for found in numbers.values()), numbers
+
+
+def _helped_by_size(curves: Curves, before: Sequence[Curves]) -> Finding:
+    """A smaller part of the start loss is left than in the median run of the other experiment."""
+
+    def left(curve: Curve) -> float:
+        return late(curve) / float(curve.total[0])
+
+    numbers = {
+        name: {
+            "late/start": left(curve),
+            "late/start before": float(np.median([left(run[name]) for run in before])),
+        }
+        for name, curve in curves.items()
+    }
+    return all(found["late/start"] < found["late/start before"] for found in numbers.values()), numbers
+
+
+def _half_of_adam(curves: Curves) -> Finding:
+    ratio = late(curves["lbfgs"]) / late(curves["adam"])
+    return 0.4 <= ratio <= 0.6, {"late lbfgs / late adam": ratio}
+
+
+def _sooner_than_adam(curves: Curves) -> Finding:
+    """L-BFGS needs fewer evaluations for Adam's late loss than Adam does."""
+    loss = late(curves["adam"])
+    numbers = {name: cost(curve, loss) for name, curve in curves.items()}
+    sooner = numbers["lbfgs"]["evaluations"] < numbers["adam"]["evaluations"]
+    return sooner, {"loss": loss, **numbers}
+
+
+_BETTER = ("adam", "adagrad", "lbfgs")
+
+
+def _lower_than_the_others(curves: Curves) -> Finding:
+    """Of pictures the curves know nothing but the loss: each of the three ends below each of the others."""
+    numbers = {name: late(curve) for name, curve in curves.items()}
+    others = min(loss for name, loss in numbers.items() if name not in _BETTER)
+    return max(numbers[name] for name in _BETTER) < others, {"late": numbers}
+
+
+def _below(name: str, other: str) -> Callable[[Curves], Finding]:
+    def test(curves: Curves) -> Finding:
+        numbers = {key: late(curves[key]) for key in (name, other)}
+        return numbers[name] < numbers[other], {"late": numbers}
+
+    return test
+
+
+def _leads_but_ends_no_better(curves: Curves) -> Finding:
+    """Adam 10 has the lowest early loss of all, and another arm has a late loss as low."""
+    numbers = {name: {"early": early(curve), "late": late(curve)} for name, curve in curves.items()}
+    adam = numbers["adam 10"]
+    others = [found for name, found in numbers.items() if name != "adam 10"]
+    leads = adam["early"] < min(found["early"] for found in others)
+    return leads and adam["late"] >= min(found["late"] for found in others), numbers
+
+
+def _slow_and_steady(curves: Curves) -> Finding:
+    """Adam 1 wobbles by at most 0.01 after its first tenth, and its early loss is 1.25 times Adam 10's or more."""
+    shake = wobble(curves["adam 1"], 0.1)
+    numbers = {name: early(curve) for name, curve in curves.items()}
+    slow = numbers["adam 1"] >= SAME * numbers["adam 10"]
+    return slow and shake <= 0.01, {"early": numbers, "wobble of adam 1": shake}
+
+
+def _catches_up(curves: Curves) -> Finding:
+    """Adam 1 overtakes Adam 10, and its late loss comes about to that of L-BFGS, or below."""
+    numbers = {name: {"early": early(curve), "late": late(curve)} for name, curve in curves.items()}
+    near = late(curves["adam 1"]) <= SAME * late(curves["lbfgs"])
+    return overtakes(curves["adam 1"], curves["adam 10"]) and near, numbers
+
+
+def _never_passes(curves: Curves) -> Finding:
+    """After the first tenth, Adam 1 is below L-BFGS in at most a twentieth of the steps, and not at the end."""
+    adam, lbfgs = curves["adam 1"], curves["lbfgs"]
+    rows = slice(1 + _tenth(adam), min(len(adam.total), len(lbfgs.total)))
+    below = adam.total[rows] < lbfgs.total[rows]
+    share = float(np.mean(below)) if len(below) else 0.0
+    numbers = {"late": {name: late(curve) for name, curve in curves.items()}, "share of steps below": share}
+    return share <= 0.05 and late(adam) >= late(lbfgs), numbers
+
+
+def _much_better(curves: Curves) -> Finding:
+    """The late loss of Adam 1 is below that of Adam 10 by more than a factor of 1.25."""
+    numbers = {name: late(curve) for name, curve in curves.items()}
+    return SAME * numbers["adam 1"] < numbers["adam 10"], {"late": numbers}
+
+
+def _best_and_fastest(curves: Curves) -> Finding:
+    """L-BFGS has the lowest late loss, and reaches the lowest of the others with the fewest evaluations."""
+    numbers: dict[str, Any] = {name: {"late": late(curve)} for name, curve in curves.items()}
+    others = [name for name in curves if name != "lbfgs"]
+    goal = min(numbers[name]["late"] for name in others)
+    for name, curve in curves.items():
+        numbers[name] |= cost(curve, goal)
+    best = numbers["lbfgs"]["late"] < goal
+    fastest = numbers["lbfgs"]["evaluations"] < min(numbers[name]["evaluations"] for name in others)
+    return best and fastest, {"loss to reach": goal, **numbers}
+
+
+# --- the claims ---------------------------------------------------------------------------------------------------
+
+_WILD = ("gd", "adadelta", "rmsprop")
+_ALL = ("gd", "adadelta", "adagrad", "adam", "rmsprop", "lbfgs")
+_ALL_SMALLER = ("gd", "adadelta", "adagrad", "adam 10", "adam 1", "rmsprop", "lbfgs")
+
+
+def _overall(number: int, arms: tuple[str, ...]) -> Claim:
+    return Claim(f"{number}-best", "L-BFGS is the best and the fastest", arms, _best_and_fastest)
+
+
+EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
+    "experiment1": (
+        Claim(
+            "1a",
+            "at so large a rate GD, Adadelta and RMSProp oscillate and show no clear convergence",
+            _WILD,
+            _each(oscillates, *_WILD),
+        ),
+        Claim(
+            "1b",
+            "Adam and L-BFGS converge fast",
+            ("adam", "lbfgs"),
+            _each(converges_fast, "adam", "lbfgs"),
+        ),
+        Claim("1c", "Adam and L-BFGS come to about the same loss", ("adam", "lbfgs"), _about_the_same),
+        _overall(1, _ALL),
+    ),
+    "experiment2": (
+        Claim(
+            "2a",
+            "GD and Adadelta are steadier than in experiment 1",
+            ("gd", "adadelta"),
+            _steadier_than_before,
+            against=True,
+        ),
+        Claim("2b", "RMSProp still oscillates", ("rmsprop",), _each(oscillates, "rmsprop")),
+        Claim(
+            "2c",
+            "Adam leads at first and L-BFGS overtakes it",
+            ("adam", "lbfgs"),
+            _overtakes("lbfgs", "adam"),
+        ),
+        Claim(
+            "2-size",
+            "larger images help GD and Adadelta",
+            ("gd", "adadelta"),
+            _helped_by_size,
+            against=True,
+        ),
+        _overall(2, _ALL),
+    ),
+    "experiment3": (
+        Claim("3a", "GD, Adadelta and RMSProp oscillate throughout", _WILD, _oscillates_throughout),
+        Claim("3b", "Adam, Adagrad and L-BFGS converge", _BETTER, _each(converges, *_BETTER)),
+        Claim("3c", "L-BFGS ends about 50 % below Adam", ("adam", "lbfgs"), _half_of_adam),
+        Claim("3d", "L-BFGS gets to Adam's loss sooner", ("adam", "lbfgs"), _sooner_than_adam),
+        Claim(
+            "3e",
+            "the pictures of Adam, Adagrad and L-BFGS are the better ones (as far as the loss tells)",
+            _ALL,
+            _lower_than_the_others,
+        ),
+        _overall(3, _ALL),
+    ),
+    "experiment4": (
+        Claim("4a", "all converge", _ALL_SMALLER, _each(converges, *_ALL_SMALLER)),
+        Claim("4b", "GD ends below Adadelta", ("gd", "adadelta"), _below("gd", "adadelta")),
+        Claim("4c", "Adam 10 leads early but ends no better", _ALL_SMALLER, _leads_but_ends_no_better),
+        Claim("4d", "Adam 1 is slow and steady", ("adam 10", "adam 1"), _slow_and_steady),
+        _overall(4, _ALL_SMALLER),
+    ),
+    "experiment5": (
+        Claim("5a", "even so GD, Adadelta and RMSProp come to oscillate", _WILD, _comes_to_oscillate),
+        Claim(
+            "5b",
+            "Adam 1 overtakes Adam 10 and draws near L-BFGS",
+            ("adam 10", "adam 1", "lbfgs"),
+            _catches_up,
+        ),
+        Claim("5-rate", "a smaller rate helps Adam much", ("adam 10", "adam 1"), _much_better),
+        _overall(5, _ALL_SMALLER),
+    ),
+    "experiment6": (
+        Claim("6a", "Adam 1 does not pass L-BFGS", ("adam 1", "lbfgs"), _never_passes),
+        _overall(6, ("adam 1", "lbfgs")),
+    ),
+}
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+def _pick(curves: Sequence[Curve], arms: Sequence[str], variant: Mapping[str, str]) -> Curves | None:
+    """The curves that have ended under the names of a claim, or None if one is missing."""
+    found = {}
+    for arm in arms:
+        name, _, rate = arm.partition(" ")
+        for curve in curves:
+            fits = curve.optimizer == variant.get(name, name)
+            ended = curve.status == "diverged" or (
+                curve.status == "finished" and len(curve.total) > LEAST_STEPS
+            )
+            if fits and ended and (not rate or curve.learning_rate == float(rate)):
+                found[arm] = curve
+    return found if len(found) == len(arms) else None
+
+
+def judge(
+    experiment: str,
+    runs: Mapping[str, Sequence[Curve]],
+    against: Sequence[Sequence[Curve]] = (),
+) -> list[Verdict]:
+    """The verdicts on the claims of an experiment.
+
+    Args:
+      experiment: one of `EXPERIMENTS`.
+      runs: what to call a run -> the curves of one pair and one seed.
+      against: the runs of the experiment that claims compare this one with.
+    """
+    present = {curve.optimizer for curves in runs.values() for curve in curves}
+    verdicts = []
+    for claim in EXPERIMENTS[experiment]:
+        families = {
+            arm: [name for name in VARIANTS[arm] if name in present] or [arm]
+            for arm in claim.arms
+            if arm in VARIANTS
+        }
+        for names in itertools.product(*families.values()):
+            variant = dict(zip(families, names, strict=True))
+            others = [name for family, name in variant.items() if name != family]
+            title = f"{claim.id} ({', '.join(others)})" if others else claim.id
+            verdicts.append(_judge(claim._replace(id=title), variant, runs, against))
+    return verdicts
+
+
+def _judge(
+    claim: Claim,
+    variant: Mapping[str, str],
+    runs: Mapping[str, Sequence[Curve]],
+    against: Sequence[Sequence[Curve]],
+) -> Verdict:
+    before = [found for curves in against if (found := _pick(curves, claim.arms, variant))]
+    findings = {}
+    for name, curves in runs.items():
+        found = _pick(curves, claim.arms, variant)
+        if found and (before or not claim.against):
+            holds, numbers = claim.test(found, before) if claim.against else claim.test(found)
+            findings[name] = {"holds": bool(holds), **numbers}
+    held = sum(finding["holds"] for finding in findings.values())
+    verdict = "not testable"
+    if findings:
+        verdict = "holds" if held >= ENOUGH * len(findings) else "fails"
+    return Verdict(claim.id, claim.text, verdict, held, len(findings), findings)

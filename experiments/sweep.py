@@ -1,0 +1,255 @@
+"""Optimizers over many learning rates, all rates at once in one compiled program -> a table and a curve.
+
+python -m experiments.sweep --optimizer=adam --optimizer=rmsprop --learning_rates=0.1,0.3,1,3,10 --steps=100
+
+Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for each of their steps, and
+`sensitivity.png`. A sweep that was interrupted goes on from its last checkpoint; its state is in `parts/`.
+"""
+
+import csv
+import io
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+from tqdm import tqdm
+
+from experiments import launch, task
+from jaxstyle import optimizers, report, run, training
+from jaxstyle.checkpoints import Checkpoints
+from jaxstyle.errors import UserError
+
+_OPTIMIZER = flags.DEFINE_multi_string(
+    "optimizer", ["adam"], "NAME or NAME:key=value,key=value without learning_rate; repeat it for several."
+)
+_LEARNING_RATES = flags.DEFINE_list(
+    "learning_rates", ["0.1", "0.3", "1", "3", "10", "30"], "The rates, from 1e-30 to 1e30."
+)
+_CHUNK = flags.DEFINE_integer(
+    "chunk",
+    None,
+    "Learning rates in one program; by default all, or as many as half of the memory holds.",
+    lower_bound=1,
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Where the sweep writes.")
+
+#: What a step of a lane records; NaN after it diverged.
+COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
+
+Rows = Float[np.ndarray, "steps+1 lanes columns"]
+
+
+def parse_rates(texts: Iterable[str]) -> list[float]:
+    """The rates, sorted, each once.
+
+    Raises:
+      UserError: one is no such number, or there is none.
+    """
+    rates = set()
+    for text in texts:
+        try:
+            rate = float(text)
+        except ValueError:
+            rate = math.nan
+        if not 1e-30 <= rate <= 1e30:
+            raise UserError(
+                f"--learning_rates: each must be a number from 1e-30 to 1e30, not {text.strip()!r}"
+            )
+        rates.add(rate)
+    if not rates:
+        raise UserError("--learning_rates: there must be one or more, as in 0.1,1,10")
+    return sorted(rates)
+
+
+def parse_optimizer(text: str) -> optimizers.Spec:
+    """The optimizer of a text that leaves the learning rate open.
+
+    Raises:
+      UserError: the text gives a rate, or the optimizer has none or cannot be vmapped.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name in optimizers.ON_HOST:
+        raise UserError(
+            f"--optimizer={text}: {name} runs on the host, one at a time, and has no learning rate"
+        )
+    if any(item.partition("=")[0].strip() == "learning_rate" for item in rest.split(",")):
+        raise UserError(
+            f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
+        )
+    return optimizers.parse(f"{name}:learning_rate=1,{rest}", launch.LOSS.value)
+
+
+class Lanes(NamedTuple):
+    """Programs of several learning rates at once."""
+
+    count: int
+    init: Callable[..., training.TransferState]
+    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+
+
+def hyperparameters(spec: optimizers.Spec, rates: Sequence[float]) -> dict[str, jax.Array]:
+    """Those of each lane: they differ in the learning rate."""
+    values = task.hyperparameters(spec)
+    values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
+    return values | {"learning_rate": jnp.float32(rates)}
+
+
+def memory() -> int:
+    """Bytes that arrays can have: all of the device's, or of the machine's."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
+    """The programs for `count` rates, or for fewer if --chunk is not set and half of the memory is too little."""
+    program = training.program(posed.form, spec.name, spec.static)
+    init = jax.jit(jax.vmap(program.init, (None, None, 0)))
+    step = jax.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
+    while True:
+        structure = jax.eval_shape(init, posed.problem, posed.start, hyperparameters(spec, [1.0] * count))
+        compiled = step.lower(posed.problem, structure).compile()
+        sizes = compiled.memory_analysis()
+        need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
+        if _CHUNK.value or count == 1 or need <= memory() / 2:
+            return Lanes(count, init, compiled)
+        count = math.ceil(count / 2)
+
+
+def run_lanes(
+    posed: task.Task,
+    spec: optimizers.Spec,
+    lanes: Lanes,
+    rates: Sequence[float],
+    directory: pathlib.Path,
+    show: Callable[[int, np.ndarray], None],
+) -> Rows:
+    """The rows of some learning rates, from where a run in the directory stopped; there are no more than lanes.
+
+    Raises:
+      Interrupted: a signal asked for it; the same call goes on from there.
+    """
+    steps, whole = launch.STEPS.value, directory / "rows.npy"
+    if whole.exists():
+        return np.load(whole)
+    padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
+    values = hyperparameters(spec, padded)
+    checkpoints = Checkpoints(directory)
+    structure = jax.eval_shape(lanes.init, posed.problem, posed.start, values)
+    with run.interruptible() as signals:
+        restored = checkpoints.restore(structure)
+        if restored:
+            state, rows = restored
+            step = kept = int(state.step[0])
+        else:
+            state, step, kept = lanes.init(posed.problem, posed.start, values), 0, None
+            rows = np.full((steps + 1, lanes.count, len(COLUMNS)), np.nan)
+            rows[0] = np.stack(training.metrics(state)[:6], -1)
+        written, cost = time.perf_counter(), 0.0
+        while step < steps and not np.all(state.diverged):
+            if signals:
+                if step != kept:
+                    checkpoints.save(step, state, rows)
+                raise run.Interrupted(signals[0])
+            state, metrics = lanes.step(posed.problem, state)
+            step += 1
+            values = np.stack(metrics[:6], -1)
+            rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, values)
+            show(step, rows[step])
+            if (ended := time.perf_counter()) - written > max(launch.CHECKPOINT_SECONDS.value, 40 * cost):
+                checkpoints.save(step, state, rows)
+                written, kept = time.perf_counter(), step
+                cost = written - ended
+    rows = rows[:, : len(rates)]
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    run.write_atomically(whole, buffer.getvalue())
+    checkpoints.clear()
+    return rows
+
+
+def sweep(
+    posed: task.Task, label: str, spec: optimizers.Spec, rates: list[float], parts: pathlib.Path
+) -> Rows:
+    """The rows of all rates of one optimizer, chunk by chunk in one program."""
+    count = min(_CHUNK.value or len(rates), len(rates))
+    lanes = compile_lanes(posed, spec, math.ceil(len(rates) / math.ceil(len(rates) / count)))
+    chunks = [rates[i : i + lanes.count] for i in range(0, len(rates), lanes.count)]
+    found = []
+    for chunk in chunks:
+        name = f"{label}-{chunk[0]:g}-{chunk[-1]:g}"
+        with tqdm(total=launch.STEPS.value, unit="step", desc=name, disable=None) as bar:
+
+            def show(step: int, rows: np.ndarray, bar: tqdm = bar) -> None:
+                if bar.n == 0:
+                    bar.initial = step - 1  # earlier steps say nothing of the time left
+                bar.set_postfix_str(f"lowest loss {np.nanmin(rows[:, 2], initial=np.inf):.6g}", refresh=False)
+                bar.update(step - bar.n)
+
+            found.append(run_lanes(posed, spec, lanes, chunk, parts / name, show))
+    return np.concatenate(found, 1)
+
+
+def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    run.write_atomically(path, text.getvalue().encode())
+
+
+def table(label: str, rates: list[float], rows: Rows) -> list[report.Rate]:
+    """One optimizer's rows of `sweep.csv`."""
+    found = []
+    for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
+        finite = lane[np.isfinite(lane[:, 2])]
+        losses = [float(str(np.float32(loss))) for loss in finite[-1, 2:]]  # few digits, the same float32
+        best = finite[np.argmin(finite[:, 2])]
+        status = "finished" if len(finite) == len(lane) else "diverged"
+        steps, evaluations = map(int, finite[-1, :2])
+        best_total = float(str(np.float32(best[2])))
+        found.append(report.Rate(label, rate, status, steps, evaluations, *losses, int(best[0]), best_total))
+    return found
+
+
+def main() -> None:
+    directory = pathlib.Path(_WORKDIR.value)
+    rates = parse_rates(_LEARNING_RATES.value)
+    specs = {label: parse_optimizer(text) for label, text in report.labels(_OPTIMIZER.value).items()}
+    posed = task.read()
+    record = launch.recorded_flags()
+    found: list[report.Rate] = []
+    curves: list[list] = []
+    with run.claimed(directory):
+        parts = directory / "parts"
+        if launch.OVERWRITE.value and (directory / "run.flags").exists():
+            shutil.rmtree(parts, ignore_errors=True)
+        run.begin(directory, record, launch.OVERWRITE.value)
+        for label, spec in specs.items():
+            rows = sweep(posed, label, spec, rates, parts)
+            found += table(label, rates, rows)
+            for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
+                curves += [
+                    [label, rate, int(step), int(evaluations), *(str(np.float32(loss)) for loss in losses)]
+                    for step, evaluations, *losses in lane[np.isfinite(lane[:, 2])]
+                ]
+            try:
+                write_csv(directory / "sweep.csv", report.Rate._fields, found)
+                write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], curves)
+                report.write_sensitivity(directory / "sensitivity.png", found)
+            except OSError as error:
+                raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+            print(report.describe_best([rate for rate in found if rate.label == label]))
+    print(f"figure: {directory / 'sensitivity.png'}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

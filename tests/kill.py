@@ -1,0 +1,156 @@
+"""Kills runs at random moments, runs the same command again, and compares what comes of it.
+
+    python tests/kill.py --kills=20
+
+The full form, on VGG16: as many kills for each optimizer of `stylize` and thrice as many for `compare`, which has
+all three as arms; a JSON line each. `tests/test_kill.py` is the short form.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+OPTIMIZERS = ("adam", "lbfgs", "scipy-lbfgs")
+
+
+def make_pictures(folder: pathlib.Path) -> tuple[str, str]:
+    """Flags that name a photo and a style picture, of smooth noise."""
+    rng = np.random.default_rng(0)
+    for name in ("content", "style"):
+        noise = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+        noise.resize((64, 48)).save(folder / f"{name}.png")
+    return f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}"
+
+
+def results(workdir: pathlib.Path) -> dict[str, bytes]:
+    """By name, the bytes of each picture and of each table but for its column `seconds`."""
+    found = {}
+    for path in sorted([*workdir.rglob("image.png"), *workdir.rglob("metrics.csv")]):
+        data = path.read_bytes()
+        if path.suffix == ".csv":
+            rows = [line.split(b",") for line in data.splitlines()]
+            data = b"\n".join(b",".join(row[:2] + row[3:]) for row in rows)
+        found[str(path.relative_to(workdir))] = data
+    return found
+
+
+def leftovers(workdir: pathlib.Path) -> list[str]:
+    """Drafts and checkpoints, of which an ended run has none."""
+    return [
+        str(path.relative_to(workdir))
+        for path in workdir.rglob("*")
+        if path.name.endswith((".partial", ".tmp")) or path.parent.name == "checkpoints"
+    ]
+
+
+def moment(workdir: pathlib.Path) -> str:
+    """What a killed process was doing, from what it left."""
+    checkpoints = [path.name for path in workdir.rglob("checkpoints/*")]
+    if any("tmp" in name for name in checkpoints):
+        return "while a checkpoint was written"
+    return "between checkpoints" if checkpoints else "without a checkpoint"
+
+
+def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 0) -> dict[str, int]:
+    """Kills a command at `kills` random moments, and asserts that each run ends as an uninterrupted one.
+
+    Args:
+      command: without --workdir.
+      folder: to work in.
+      kills: processes to kill, over as many runs as it takes.
+      seed: of the moments.
+
+    Returns:
+      The number of runs, and of kills by what the process was doing.
+    """
+    rng = random.Random(seed)
+
+    def start(workdir: pathlib.Path) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(process: subprocess.Popen) -> None:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors, errors
+
+    end(start(folder / "compiling"))
+    begun = time.monotonic()
+    process = start(folder / "whole")
+    while process.poll() is None and not any(folder.glob("whole/**/checkpoints/*")):
+        time.sleep(0.01)
+    first = time.monotonic() - begun
+    end(process)
+    duration = time.monotonic() - begun
+    expected = results(folder / "whole")
+    assert results(folder / "compiling") == expected
+    counts = {"runs": 0}
+    while kills:
+        counts["runs"] += 1
+        workdir = folder / f"killed{counts['runs']}"
+        finished = False
+        while kills and not finished:
+            process = start(workdir)
+            try:
+                # Half of the moments after the first checkpoint, since starting takes most of a short run.
+                _, errors = process.communicate(timeout=rng.uniform(first * (kills % 2), duration))
+                assert process.returncode == 0, errors
+                finished = True
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                kills -= 1
+                what = moment(workdir)
+                counts[what] = counts.get(what, 0) + 1
+        end(start(workdir))
+        assert results(workdir) == expected, f"{workdir} differs"
+        assert not leftovers(workdir), leftovers(workdir)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        shared = (
+            *("--size=64", "--steps=30", "--checkpoint_seconds=0"),
+            *(f"--compilation_cache={folder / 'cache'}", *make_pictures(folder)),
+        )
+        plans = [("stylize", (optimizer,), arguments.kills) for optimizer in OPTIMIZERS]
+        for command, optimizers, kills in [*plans, ("compare", OPTIMIZERS, 3 * arguments.kills)]:
+            flags = (*shared, *(f"--optimizer={optimizer}" for optimizer in optimizers))
+            workdir = folder / f"{command}-{optimizers[0]}"
+            begun = time.monotonic()
+            counts = check(
+                (sys.executable, "-m", f"experiments.{command}", *flags), workdir, kills, arguments.seed
+            )
+            seconds = round(time.monotonic() - begun)
+            print(
+                json.dumps({"command": command, "optimizers": optimizers} | counts | {"seconds": seconds}),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

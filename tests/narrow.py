@@ -1,0 +1,58 @@
+"""Runs a command on a network of random weights and few channels, so that tests need not wait for VGG16.
+
+python tests/narrow.py experiments.compare --steps=3 ...
+"""
+
+import atexit
+import functools
+import os
+import pathlib
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from jaxstyle import vgg, weights
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@functools.cache
+def _cache() -> str:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
+def command(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """Arguments for `subprocess` that run a command so. Compiled programs are shared until Python ends."""
+    ours = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": _cache(), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    return {
+        "args": [sys.executable, __file__, module, *arguments],
+        "cwd": ROOT,
+        "env": os.environ | ours | environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+
+
+def network() -> vgg.Network:
+    rng = np.random.default_rng(0)
+    channels, convolutions = 3, {}
+    for layer in vgg.layer_names("vgg16"):
+        width = 4 * int(layer[5])
+        kernel = rng.normal(0, (2 / (9 * channels)) ** 0.5, (3, 3, channels, width)).astype(np.float32)
+        convolutions[layer] = vgg.Convolution(kernel, np.zeros(width, np.float32))
+        channels = width
+    return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
+
+
+if __name__ == "__main__":
+    weights.load = lambda name: weights.Weights(name, "vgg16", network(), "0" * 64)
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

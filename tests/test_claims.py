@@ -1,0 +1,219 @@
+"""The claims of the article, judged on made-up curves of which it is known whether they are so."""
+
+import numpy as np
+import pytest
+
+from experiments import claims
+from experiments.claims import Curve
+
+STEPS = 200
+K = np.arange(STEPS + 1)
+START = 6e6
+
+
+def curve(total, name="adam", rate=None, status="finished", evaluations=None, seconds=None):
+    total = np.asarray(total, float)
+    rows = np.arange(len(total)) + 1.0
+    spent = rows if evaluations is None else evaluations
+    return Curve(name, rate, status, spent, spent / 2 if seconds is None else seconds, total)
+
+
+def falling(end, pace=0.1, noise=0.0):
+    """From START to `end`, by a factor e every 1/pace steps, with multiplicative noise."""
+    grain = np.exp(noise * np.random.default_rng(0).normal(size=STEPS + 1))
+    total = (end + (START - end) * np.exp(-pace * K)) * grain
+    total[0] = START
+    return total
+
+
+def sawtooth(low, height):
+    """Between `low` and `low` times 1 + height, each second step."""
+    total = low * (1 + height * (K % 2))
+    total[0] = START
+    return total
+
+
+@pytest.mark.parametrize(
+    ("total", "oscillates", "converges"),
+    [
+        (falling(5e5), False, True),
+        (falling(5e5, noise=0.01), False, True),
+        (sawtooth(1e6, 0.5), True, False),
+        (sawtooth(1e6, 0.04), False, True),
+        (falling(5e6), False, False),  # quiet, but hardly lower
+        (np.full(STEPS + 1, START), False, False),
+        (falling(5e5) * np.where(K == 150, 100, 1), False, True),  # one spike is no oscillation
+        (5e5 + 1e4 * K, True, False),  # keeps climbing from its best
+    ],
+)
+def test_oscillating_and_converging(total, oscillates, converges):
+    assert claims.oscillates(curve(total)) == oscillates
+    assert claims.converges(curve(total)) == converges
+
+
+def test_the_wobble_of_a_sawtooth_is_half_its_height():
+    assert claims.wobble(curve(sawtooth(1e6, 0.3))) == pytest.approx(0.15, rel=0.02)
+    assert claims.wobble(curve(falling(1e5))) == 0
+
+
+def test_converging_fast_takes_a_pace():
+    assert claims.converges_fast(curve(falling(5e5, pace=0.1)))
+    slow = curve(falling(5e5, pace=0.015))
+    assert claims.converges(slow)
+    assert not claims.converges_fast(slow)
+
+
+def test_early_and_late_are_geometric_means_of_a_tenth():
+    total = np.r_[100.0, np.full(10, 4.0), np.full(10, 9.0), np.full(70, 5.0), 1.0, 4.0, np.full(8, 2.0)]
+    assert claims.early(curve(total)) == pytest.approx(4)
+    assert claims.late(curve(total)) == pytest.approx((1 * 4 * 2**8) ** 0.1)
+
+
+def test_overtaking_needs_to_be_behind_first_and_ahead_at_last():
+    quick, slow = curve(falling(1e6, pace=0.3)), curve(falling(5e5, pace=0.05))
+    assert claims.overtakes(slow, quick)
+    assert not claims.overtakes(quick, slow)
+    assert not claims.overtakes(curve(falling(4e5, pace=0.5)), quick)
+
+
+def test_a_diverged_curve_oscillates_and_does_not_converge():
+    broken = curve([START, 1e9, 1e20], status="diverged")
+    assert claims.oscillates(broken)
+    assert not claims.converges(broken)
+    assert claims.late(broken) == np.inf
+
+
+def test_the_cost_of_a_loss_is_what_was_spent_when_it_was_first_reached():
+    found = claims.cost(curve([9, 7, 5, 6, 4], evaluations=np.array([1, 3, 4, 6, 9.0])), 5)
+    assert found == {"evaluations": 4, "seconds": 2}
+    assert claims.cost(curve([9, 7]), 5)["evaluations"] == np.inf
+
+
+def large_rates(**changed):
+    """An experiment with large rates that is as the article says of its first three."""
+    totals = {
+        "gd": sawtooth(3e6, 0.8),
+        "adadelta": sawtooth(2e6, 0.6),
+        "adagrad": falling(9e5),
+        "adam": falling(8e5, pace=0.3),
+        "rmsprop": sawtooth(2e6, 0.5),
+        "lbfgs": falling(4e5, pace=0.2),
+    } | changed
+    return [curve(total, name, 10.0) for name, total in totals.items()]
+
+
+def small_rates(adam1=None):
+    return [
+        curve(falling(1e6), "gd", 1.0),
+        curve(falling(2e6), "adadelta", 1.0),
+        curve(falling(9e5), "adagrad", 10.0),
+        curve(falling(8e5, pace=0.9), "adam", 10.0),
+        curve(falling(5e5, pace=0.03) if adam1 is None else adam1, "adam", 1.0),
+        curve(falling(1.2e6), "rmsprop", 1.0),
+        curve(falling(4.5e5, pace=0.2), "lbfgs"),
+    ]
+
+
+def verdicts(experiment, *runs, against=()):
+    found = claims.judge(experiment, {f"run {i}": run for i, run in enumerate(runs)}, against)
+    return {verdict.id: verdict.verdict for verdict in found}
+
+
+def test_claims_that_are_so_hold():
+    calm = large_rates(gd=falling(1e6), adadelta=sawtooth(1e6, 0.1), lbfgs=falling(4e5, pace=0.08))
+    assert verdicts("experiment1", large_rates(lbfgs=falling(7e5, pace=0.2))) == {
+        "1a": "holds",
+        "1b": "holds",
+        "1c": "holds",
+        "1-best": "holds",
+    }
+    assert verdicts("experiment2", calm, against=[large_rates()]) == {
+        "2a": "holds",
+        "2b": "holds",
+        "2c": "holds",
+        "2-size": "holds",
+        "2-best": "holds",
+    }
+    assert verdicts("experiment3", large_rates()) == {
+        "3a": "holds",
+        "3b": "holds",
+        "3c": "holds",
+        "3d": "holds",
+        "3e": "holds",
+        "3-best": "holds",
+    }
+    assert verdicts("experiment4", small_rates()) == {
+        "4a": "holds",
+        "4b": "holds",
+        "4c": "holds",
+        "4d": "holds",
+        "4-best": "holds",
+    }
+    shaken = np.where((K > 120) & (K % 2 == 1), 1.5, 1.0)
+    restless = [
+        member._replace(total=member.total * shaken)
+        if member.optimizer in ("gd", "adadelta", "rmsprop")
+        else member
+        for member in small_rates()
+    ]
+    assert verdicts("experiment5", restless) == {
+        "5a": "holds",
+        "5b": "holds",
+        "5-rate": "holds",
+        "5-best": "holds",
+    }
+    assert verdicts("experiment6", small_rates()) == {"6a": "holds", "6-best": "holds"}
+
+
+def test_claims_that_are_not_so_fail():
+    assert verdicts("experiment1", large_rates(gd=falling(1e6)))["1a"] == "fails"
+    assert verdicts("experiment1", large_rates(adam=falling(8e5, pace=0.01)))["1b"] == "fails"
+    assert verdicts("experiment1", large_rates())["1c"] == "fails"
+    assert verdicts("experiment2", large_rates(), against=[large_rates(gd=falling(1e6))])["2a"] == "fails"
+    assert verdicts("experiment2", large_rates(adam=falling(1e5)))["2c"] == "fails"
+    assert verdicts("experiment3", large_rates(rmsprop=falling(1e6)))["3a"] == "fails"
+    assert verdicts("experiment3", large_rates(lbfgs=falling(7e5)))["3c"] == "fails"
+    assert verdicts("experiment3", large_rates(lbfgs=falling(9e5)))["3d"] == "fails"
+    assert verdicts("experiment3", large_rates(gd=falling(1e5)))["3e"] == "fails"
+    assert verdicts("experiment4", small_rates(adam1=falling(4e5, pace=2)))["4d"] == "fails"
+    assert verdicts("experiment5", small_rates())["5a"] == "fails"
+    assert verdicts("experiment5", small_rates(adam1=falling(2e6, pace=0.05)))["5b"] == "fails"
+    assert verdicts("experiment6", small_rates(adam1=falling(2e5, pace=0.05)))["6a"] == "fails"
+
+
+def test_a_claim_holds_where_two_thirds_of_the_runs_have_it():
+    good, bad = large_rates(), large_rates(rmsprop=falling(1e6))
+    assert verdicts("experiment2", good, good, bad)["2b"] == "holds"
+    assert verdicts("experiment2", good, bad)["2b"] == "fails"
+    (found,) = [v for v in claims.judge("experiment2", {"a": good, "b": bad}) if v.id == "2b"]
+    assert (found.held, found.judged) == (1, 2)
+    assert found.runs["b"]["rmsprop"]["wobble"] == 0
+
+
+def test_what_is_missing_unfinished_or_too_short_is_not_testable():
+    arms = large_rates()
+    assert verdicts("experiment1", arms[1:])["1a"] == "not testable"
+    running = [member._replace(status="interrupted") for member in arms]
+    assert set(verdicts("experiment1", running).values()) == {"not testable"}
+    short = [member._replace(total=member.total[:10]) for member in arms]
+    assert set(verdicts("experiment1", short).values()) == {"not testable"}
+    assert verdicts("experiment2", arms)["2a"] == "not testable"  # without experiment 1
+
+
+def test_both_adadeltas_are_judged():
+    arms = [*large_rates(adadelta=falling(5.9e6)), curve(sawtooth(2e6, 0.6), "adadelta-tf1gpu", 10.0)]
+    found = verdicts("experiment1", arms)
+    assert found["1a"] == "fails"
+    assert found["1a (adadelta-tf1gpu)"] == "holds"
+    assert found["1c"] == "fails"
+    assert "1c (adadelta-tf1gpu)" not in found
+
+
+def test_every_claim_survives_arms_that_diverged():
+    broken = [
+        member._replace(total=member.total[:3], status="diverged")
+        for member in (*large_rates(), *small_rates())
+    ]
+    for experiment in claims.EXPERIMENTS:
+        for verdict in claims.judge(experiment, {"run": broken}, [broken]):
+            assert verdict.verdict in ("holds", "fails")

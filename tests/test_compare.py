@@ -1,0 +1,166 @@
+"""The compare command: arms that are whole runs, that go on where they stopped, and that diverge alone."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from narrow import command
+from PIL import Image
+
+
+def start(*arguments, **environment):
+    return subprocess.run(**command("experiments.compare", *arguments, **environment), check=False)
+
+
+def metrics(directory):
+    """All columns but the seconds."""
+    return np.delete(np.loadtxt(directory / "metrics.csv", delimiter=",", skiprows=1, ndmin=2), 2, 1)
+
+
+def times(directory):
+    return {path: path.stat().st_mtime_ns for path in directory.glob("*/*") if path.name != "lock"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder of noise under the names of the study's pictures."""
+    folder = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    for name in ("slav.jpg", "picasso.jpg", "friends.jpg", "scream.jpg"):
+        Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+FLAGS = (
+    *("--size=32", "--steps=22", "--init=noise", "--convolution=direct"),
+    *("--claims=experiment6", "--pair=A", "--pair=B2"),
+)
+ARMS = ("--optimizer=gd:learning_rate=1e30", "--optimizer=adam:learning_rate=1", "--optimizer=lbfgs")
+SUFFIXES = ("", "-B2")
+
+
+@pytest.fixture(scope="module")
+def comparison(study, tmp_path_factory):
+    """A finished comparison: its directory."""
+    directory = tmp_path_factory.mktemp("compare") / "run"
+    done = start(*FLAGS, *ARMS, f"--workdir={directory}", JAXSTYLE_IVANOV2017=str(study))
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_each_arm_is_a_whole_run_of_its_pair_and_seed(comparison, study):
+    labels = ("gd-learning_rate=1e30", "adam-learning_rate=1", "lbfgs")
+    assert {path.name for path in (comparison / "arms").iterdir()} == {
+        label + suffix for label in labels for suffix in SUFFIXES
+    }
+    for path in (comparison / "arms").iterdir():
+        assert {file.name for file in path.iterdir()} >= {
+            "run.flags",
+            "manifest.json",
+            "metrics.csv",
+            "image.png",
+        }
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["seed"] == 0
+        pair = ("friends.jpg", "scream.jpg") if "B2" in path.name else ("slav.jpg", "picasso.jpg")
+        assert list(manifest["pictures"]) == [str(study / name) for name in pair]
+        assert manifest["status"] == ("diverged" if path.name.startswith("gd") else "finished")
+
+
+def test_arms_start_from_the_same_image_and_settings_do_not(comparison):
+    starts = {
+        suffix: {
+            tuple(metrics(comparison / "arms" / (label + suffix))[0])
+            for label in ("adam-learning_rate=1", "lbfgs")
+        }
+        for suffix in SUFFIXES
+    }
+    assert all(len(rows) == 1 for rows in starts.values())
+    assert len(set.union(*starts.values())) == len(SUFFIXES)
+
+
+def test_the_summary_and_the_claims_have_their_rows(comparison):
+    with open(comparison / "summary.csv", newline="") as file:
+        rows = {row["label"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 3 * len(SUFFIXES)
+    row, last = rows["lbfgs-B2"], metrics(comparison / "arms/lbfgs-B2")[-1]
+    assert [float(row[name]) for name in ("steps", "evaluations", "final_total")] == pytest.approx(last[:3])
+    assert rows["gd-learning_rate=1e30"]["status"] == "diverged"
+    claims = {row["id"]: row for row in json.loads((comparison / "claims.json").read_text())}
+    assert claims["6a"]["verdict"] in ("holds", "fails")
+    assert len(claims["6a"]["runs"]) == len(SUFFIXES)
+    for name in ("losses.png", "pictures.png"):
+        with Image.open(comparison / name) as figure:
+            assert figure.width > 600
+
+
+def test_only_arms_that_were_added_run(comparison, study):
+    before = times(comparison / "arms")
+    more = ("--optimizer=adam:learning_rate=2", "--seeds=2")
+    flags = [flag for flag in FLAGS if flag != "--pair=B2"]
+    done = start(*flags, *ARMS, *more, f"--workdir={comparison}", JAXSTYLE_IVANOV2017=str(study))
+    assert done.returncode == 0, done.stderr
+    after = times(comparison / "arms")
+    assert {path: after[path] for path in before} == before
+    added = {path.parent.name for path in after.keys() - before.keys()}
+    labels = ("gd-learning_rate=1e30", "adam-learning_rate=1", "lbfgs", "adam-learning_rate=2")
+    assert added == {"adam-learning_rate=2", *(f"{label}-seed1" for label in labels)}
+    assert len((comparison / "summary.csv").read_text().splitlines()) == 1 + 2 * 4
+    assert "--optimizer=adam:learning_rate=2" in (comparison / "run.flags").read_text()
+    assert metrics(comparison / "arms/lbfgs-seed1")[0, 2] != metrics(comparison / "arms/lbfgs")[0, 2]
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--steps=23", "steps"),
+        ("--optimizer=adm", "no optimizer 'adm'"),
+        ("--pair=C", "--pair"),
+        ("--seeds=4294967297", "--seeds"),
+        ("--content=absent.jpg", "absent.jpg"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(flag, named, comparison, study):
+    before = times(comparison), times(comparison / "arms")
+    done = start(*FLAGS, *ARMS, flag, f"--workdir={comparison}", JAXSTYLE_IVANOV2017=str(study))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+    assert (times(comparison), times(comparison / "arms")) == before
+
+
+def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(study, tmp_path):
+    flags = (
+        *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}", "--size=32"),
+        *("--steps=150", "--convolution=direct"),
+        *("--optimizer=adam", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
+    )
+    directory = tmp_path / "run"
+    with subprocess.Popen(**command("experiments.compare", *flags, f"--workdir={directory}")) as process:
+        deadline = time.monotonic() + 60
+        while not any((directory / "arms/lbfgs/checkpoints").glob("[0-9]*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143, process.stderr.read()
+    before = times(directory / "arms")
+    finished = {path: changed for path, changed in before.items() if path.parent.name == "adam"}
+    assert len(metrics(directory / "arms/lbfgs")) < 151
+    assert "lbfgs,slav.jpg + picasso.jpg,0,interrupted" in (directory / "summary.csv").read_text()
+
+    done = start(*flags, f"--workdir={directory}")
+    assert done.returncode == 0, done.stderr
+    after = times(directory / "arms")
+    assert {path: after[path] for path in finished} == finished
+
+    again = tmp_path / "again"
+    record = directory / "arms/lbfgs/run.flags"
+    subprocess.run(**command("experiments.stylize", f"--flagfile={record}", f"--workdir={again}"), check=True)
+    assert (again / "run.flags").read_text() == record.read_text()
+    np.testing.assert_array_equal(metrics(again), metrics(directory / "arms/lbfgs"))
+    assert (again / "image.png").read_bytes() == (directory / "arms/lbfgs/image.png").read_bytes()

@@ -1,0 +1,144 @@
+"""The sweep command: many rates in one program, each as if it ran alone, and what it says of the best."""
+
+import csv
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from narrow import command
+from PIL import Image
+
+from jaxstyle import report
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)).save(path)
+    return f"--content={path}", "--style=sample:cat", "--size=32", "--steps=12", "--convolution=direct"
+
+
+RATES = "--learning_rates=3,0.1,1e30,1,10"
+
+
+@pytest.fixture(scope="module")
+def sweep(flags, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    arms = ("--optimizer=adam", "--optimizer=gd")
+    done = subprocess.run(
+        **command("experiments.sweep", *flags, *arms, RATES, "--chunk=2", f"--workdir={directory}"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with open(directory / "sweep.csv", newline="") as file:
+        return directory, done.stdout, list(csv.DictReader(file))
+
+
+def test_there_is_a_row_for_each_rate_and_lanes_that_diverge_leave_others_alone(sweep):
+    directory, _, rows = sweep
+    assert [(row["label"], float(row["learning_rate"])) for row in rows] == [
+        (label, rate) for label in ("adam", "gd") for rate in (0.1, 1, 3, 10, 1e30)
+    ]
+    assert [row["status"] for row in rows[:5]] == ["finished"] * 4 + ["diverged"]
+    assert all(float(row["best_total"]) <= float(row["final_total"]) for row in rows)
+    with Image.open(directory / "sensitivity.png") as figure:
+        assert figure.width > 600
+
+
+def test_a_lane_agrees_with_a_run_alone(sweep, flags, tmp_path):
+    directory, _, _ = sweep
+    alone = ("--optimizer=adam:learning_rate=3", f"--workdir={tmp_path}")
+    subprocess.run(**command("experiments.stylize", *flags, *alone), check=True)
+    expected = np.loadtxt(tmp_path / "metrics.csv", delimiter=",", skiprows=1)
+    with open(directory / "curves.csv", newline="") as file:
+        rows = [
+            row for row in csv.DictReader(file) if (row["label"], row["learning_rate"]) == ("adam", "3.0")
+        ]
+    curve = np.array([[float(row[name]) for name in ("step", "evaluations", "total")] for row in rows])
+    np.testing.assert_allclose(curve, expected[:, [0, 1, 3]], rtol=1e-3)
+
+
+def test_it_names_the_best_rate(sweep):
+    _, output, rows = sweep
+    best = min((row for row in rows[:4]), key=lambda row: float(row["final_total"]))
+    assert f"adam: best learning rate {float(best['learning_rate']):g}, loss" in output
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--optimizer=lbfgs", "no 'learning_rate'"),
+        ("--optimizer=scipy-lbfgs", "scipy-lbfgs runs on the host"),
+        ("--optimizer=adam:learning_rate=3", "leave out learning_rate"),
+        ("--learning_rates=1,x", "--learning_rates"),
+        ("--learning_rates=0", "--learning_rates"),
+        ("--learning_rates=", "--learning_rates"),
+    ],
+)
+def test_a_mistake_is_one_line(flag, named, flags, tmp_path):
+    done = subprocess.run(
+        **command("experiments.sweep", *flags, flag, f"--workdir={tmp_path / 'run'}"), check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_path):
+    flags = (*flags, "--steps=100", "--learning_rates=1,10", "--checkpoint_seconds=0")
+    with subprocess.Popen(**command("experiments.sweep", *flags, f"--workdir={tmp_path / 'a'}")) as process:
+        deadline = time.monotonic() + 60
+        while not any((tmp_path / "a").glob("parts/*/checkpoints/[0-9]*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, process.stderr.read()
+    assert not (tmp_path / "a/sweep.csv").exists()
+    for name in ("a", "b"):
+        subprocess.run(**command("experiments.sweep", *flags, f"--workdir={tmp_path / name}"), check=True)
+    assert (tmp_path / "a/curves.csv").read_text() == (tmp_path / "b/curves.csv").read_text()
+
+
+def rates(*ends):
+    """Rates 1, 10, 100 … with their final losses; None is one that diverged."""
+    return [
+        report.Rate(
+            "adam",
+            10.0**i,
+            "diverged" if end is None else "finished",
+            9,
+            10,
+            end or 1e-9,
+            0,
+            0,
+            0,
+            9,
+            end or 1e-9,
+        )
+        for i, end in enumerate(ends)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "near"),
+    [
+        ((9, 5, 4.5, 4.9, 8), [1e1 * 10, 1e3]),
+        ((4, 4.2, 4.3), [1, 10, 100]),
+        ((4, 9, 4.1), [1]),  # not a neighbour
+        ((9, 8, None), [10]),
+        ((None,), None),
+    ],
+)
+def test_the_best_rate_and_its_neighbours_within_a_tenth(ends, near):
+    found = report.best_rates(rates(*ends))
+    assert near == (found and [rate.learning_rate for rate in found])
+
+
+def test_a_best_rate_at_the_edge_is_told():
+    assert "no larger rate was tried" in report.describe_best(rates(9, 8, 7))
+    assert "tried" not in report.describe_best(rates(9, 7, 8))
+    assert "every learning rate diverged" in report.describe_best(rates(None, None))
