@@ -141,7 +141,7 @@ def keep_flags(directory: pathlib.Path, record: str) -> None:
     path = directory / "run.flags"
     if launch.OVERWRITE.value and path.exists():
         shutil.rmtree(directory / "arms", ignore_errors=True)
-    elif path.exists() and fixed(path.read_text(encoding="utf-8")) == fixed(record):
+    elif path.exists() and fixed(path.read_text("utf-8", "replace")) == fixed(record):
         run.write_atomically(path, record.encode())
     run.begin(directory, record, launch.OVERWRITE.value)
 

@@ -158,7 +158,7 @@ def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be Unicode
     _end_on_signals()
-    _keep_freed_memory()
+    keep_freed_memory()
     _set_up_jax()
     try:
         main()
@@ -189,7 +189,7 @@ def _end_on_signals() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep what is freed, as XLA frees and allocates its buffers at every step.
 
     By default each step gets fresh pages from the kernel, and faulting them in is a tenth of its time.

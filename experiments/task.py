@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from jaxstyle import objective, optimizers, pictures, run, start, training, vgg, weights
+from jaxstyle import memory, objective, optimizers, pictures, run, start, training, vgg, weights
 from jaxstyle.errors import UserError
 
 
@@ -92,9 +92,31 @@ def parse_style(text: str) -> tuple[str, float]:
     return path, share
 
 
-@functools.cache
-def _posing(form: objective.Form) -> Callable[..., objective.Problem]:
-    return jax.jit(functools.partial(objective.pose, form))
+def signature(arguments: Any) -> str:
+    """What a compiled program depends on in its arguments: structure, shapes and dtypes."""
+    leaves = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf).name), arguments)
+    return str(leaves)
+
+
+def fitting(compiled: jax.stages.Compiled, image_shape: Sequence[int]) -> jax.stages.Compiled:
+    """The program itself, if there is the memory to run it.
+
+    Raises:
+      UserError: there is not; the text tells the largest size that would fit.
+    """
+    memory.check(memory.required(compiled), memory.available(), *image_shape[:2])
+    return compiled
+
+
+_posing: dict[Any, jax.stages.Compiled] = {}
+
+
+def pose(form: objective.Form, *targets: Any) -> objective.Problem:
+    """`objective.pose`, compiled once a process for the same form and shapes."""
+    key = (form, signature(targets))
+    if key not in _posing:
+        _posing[key] = jax.jit(functools.partial(objective.pose, form)).lower(*targets).compile()
+    return fitting(_posing[key], targets[1].shape)(*targets)
 
 
 def read() -> Task:
@@ -120,7 +142,8 @@ def read() -> Task:
     record_recipe(recipe, content.shape)
     form = objective.FORMS[launch.LOSS.value]
     # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
-    problem = _posing(form)(
+    problem = pose(
+        form,
         vgg.prepare(loaded.network, deepest, "direct"),
         content,
         [(images[path], share) for path, share in shares.items()],
@@ -168,8 +191,7 @@ def compiled(
 ) -> Compiled:
     """The programs for an optimizer, compiled once a process for the same form, statics and shapes."""
     arguments = (problem, image, hyperparameters)
-    signature = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), arguments)
-    key = (form, spec.name, spec.static, str(signature))
+    key = (form, spec.name, spec.static, signature(arguments))
     if key not in _compiled:
         program = training.program(form, spec.name, spec.static)
         begun = time.perf_counter()
@@ -181,6 +203,7 @@ def compiled(
             structure = jax.eval_shape(program.init, *arguments)
             init = jax.jit(program.init).lower(*arguments).compile()
             step = jax.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
+            fitting(step, image.shape)
         _compiled[key] = Compiled(init, step, structure, time.perf_counter() - begun)
     return _compiled[key]
 

@@ -40,24 +40,24 @@ class Arm(NamedTuple):
 
 
 def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
-    """The run in a directory, or None if it has not recorded a row yet; `rows` are of `run.COLUMNS`."""
+    """The run in a directory, or None if it has recorded no row yet or is damaged; `rows` are of `run.COLUMNS`."""
+    picture = directory / "image.png"
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        rows = run.read_metrics(directory / "metrics.csv")
-    except (FileNotFoundError, NotADirectoryError):
+        status = manifest["status"]
+        ended = status in ("finished", "diverged") and picture.exists()
+        return Arm(
+            directory.name,
+            label,
+            " + ".join(printable(pathlib.PurePath(path).name) for path in manifest["pictures"]),
+            manifest["seed"],
+            status,
+            manifest,
+            run.read_metrics(directory / "metrics.csv"),
+            picture.read_bytes() if ended else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    picture = directory / "image.png"
-    ended = manifest["status"] in ("finished", "diverged") and picture.exists()
-    return Arm(
-        directory.name,
-        label,
-        " + ".join(printable(pathlib.PurePath(path).name) for path in manifest["pictures"]),
-        manifest["seed"],
-        manifest["status"],
-        manifest,
-        rows,
-        picture.read_bytes() if ended else None,
-    )
 
 
 def labels(texts: Iterable[str]) -> dict[str, str]:

@@ -39,6 +39,13 @@ FILES = ("manifest.json", "metrics.csv", "image.png", "checkpoints")
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
+#: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
+_SETTINGS = {
+    name: value
+    for name, value in sorted(os.environ.items())
+    if name.startswith(("JAX_", "XLA_")) and "CACHE" not in name
+}
+
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was told to stop by `signal` and has written what resuming needs."""
@@ -115,9 +122,6 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
-    settings = {
-        name: value for name, value in sorted(os.environ.items()) if name.startswith(("JAX_", "XLA_"))
-    }
     return {
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
@@ -125,7 +129,7 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "settings": {name: value for name, value in settings.items() if "CACHE" not in name},
+        "settings": _SETTINGS,
         "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
     }
@@ -176,7 +180,7 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+        file = open(directory / "lock", "ab+", buffering=0)  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--workdir={directory}: cannot write there: {reason}") from error
@@ -187,13 +191,15 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(f"--workdir={directory}: cannot lock it: {error.strerror}") from error
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode(errors="replace") or "another process"
             raise UserError(
                 f"--workdir={directory}: {holder} is writing there; wait for it or choose another"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        except OSError as error:
+            raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
         yield
 
 
@@ -377,5 +383,5 @@ def execute(
     except OSError as error:
         raise UserError(
             f"--workdir={directory}: cannot write there: {error.strerror or error}; "
-            "the last checkpoint is kept, and the same command goes on from it"
+            "what is there is kept, and the same command goes on from it"
         ) from error

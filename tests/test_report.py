@@ -69,6 +69,8 @@ def test_a_run_is_read_as_it_was_recorded(tmp_path):
     assert (found.pair, found.seed, found.status) == ("a.jpg + b.jpg", 3, "finished")
     np.testing.assert_allclose(found.rows, arm.rows, rtol=1e-6)
     assert found.image == arm.image
+    (tmp_path / "manifest.json").write_text("{")
+    assert report.read_arm(tmp_path, "adam") is None
 
 
 def test_labels_are_safe_names_that_tell_arms_apart_and_stay_when_arms_are_added():

@@ -1,0 +1,288 @@
+"""Time and memory of one training step, and of its parts -> one JSON line a row.
+
+python -m experiments.benchmark --sizes=300,600 --vs_torch --torch_python=/path/to/python-with-torch
+
+A step is one evaluation of loss and gradient: VGG16 to block5_conv1, style at the first layer of each block, content
+at block4_conv2, random weights, on which its time does not depend. Each row is measured in a process of its own, so
+that it has its own peak of resident memory. On a shared machine only ratios of medians of one run mean anything.
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from jaxstyle import convolution, losses, memory, objective, optimizers, pictures, training, vgg
+from jaxstyle.errors import UserError
+
+_SIZES = flags.DEFINE_list("sizes", ["300"], "Sides of the square images in pixels, separated by commas.")
+_CONVOLUTIONS = flags.DEFINE_list(
+    "convolutions", ["auto", "direct"], "Of auto, direct and winograd, separated by commas."
+)
+_BATCHES = flags.DEFINE_list("batches", ["1"], "Images evaluated at once, vmapped, separated by commas.")
+_OPTIMIZERS = flags.DEFINE_multi_string(
+    "optimizers", [], "Time the whole training step of this optimizer too; repeatable."
+)
+_LAYERS = flags.DEFINE_bool("layers", False, "Time each layer on its own too.")
+_COLD_START = flags.DEFINE_bool(
+    "cold_start",
+    False,
+    "Time experiments.stylize from its start to its first finished step, with an empty and a full cache.",
+)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Steps timed for a row, after two to warm up.", lower_bound=1)
+_VS_TORCH = flags.DEFINE_bool(
+    "vs_torch", False, "Run PyTorch's step in turn with ours and print the ratio of medians."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 4, "Turns of each side of --vs_torch.", lower_bound=1)
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "The Python that can import torch.")
+
+
+def random_network() -> vgg.Network:
+    """VGG16 with weights that keep the features' size from layer to layer (He et al. 2015)."""
+    rng, width, convolutions = np.random.default_rng(0), 3, {}
+    for name in vgg.layer_names("vgg16"):
+        channels = vgg.CHANNELS[int(name[len("block")]) - 1]
+        kernel = rng.normal(0, (2 / (9 * width)) ** 0.5, (3, 3, width, channels)).astype(np.float32)
+        convolutions[name] = vgg.Convolution(kernel, np.zeros(channels, np.float32))
+        width = channels
+    return vgg.Network(convolutions, np.full(3, 118, np.float32), np.full(3, 58, np.float32))
+
+
+def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
+    """A problem on random pictures, and a start image."""
+    content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
+    weighting = objective.weighting(objective.RECIPES["gatys"], content.shape)
+    network = vgg.prepare(random_network(), "block5_conv1", method)
+    pose = jax.jit(functools.partial(objective.pose, objective.GATYS))
+    return pose(network, content, [(style, 1.0)], weighting), image
+
+
+def timed(call: Callable[[], Any], repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls until their result is there, after two to warm up."""
+    seconds = []
+    for _ in range(repeats + 2):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - begun)
+    return seconds[2:]
+
+
+def peak_bytes() -> int:
+    """The peak of this process's resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    return {"median_s": statistics.median(seconds), "min_s": min(seconds)}
+
+
+def measure_step(size: int, method: str, batch: int, repeats: int) -> dict[str, Any]:
+    """One evaluation of loss and gradient."""
+    problem, image = posed(size, method)
+    evaluate = functools.partial(objective.evaluate, objective.GATYS)
+    if batch > 1:
+        evaluate, image = jax.vmap(evaluate, (None, 0)), jnp.stack([image] * batch)
+    begun = time.perf_counter()
+    compiled = jax.jit(evaluate).lower(problem, image).compile()
+    compile_s = time.perf_counter() - begun
+    seconds = timed(lambda: compiled(problem, image), repeats)
+    return {
+        "seconds": seconds,
+        "compile_s": compile_s,
+        "peak_bytes": peak_bytes(),
+        "estimated_bytes": memory.required(compiled),
+    }
+
+
+def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[str, Any]:
+    """Whole training steps, and the share of their time that is not spent evaluating."""
+    problem, image = posed(size, method)
+    spec = optimizers.parse(text)
+    program = training.program(objective.GATYS, spec.name, spec.static)
+    evaluate = jax.jit(functools.partial(objective.evaluate, objective.GATYS))
+    init, step = program
+    if spec.name not in optimizers.ON_HOST:
+        init, step = jax.jit(init), jax.jit(step, donate_argnums=1)
+    state = init(problem, jnp.copy(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
+    for _ in range(2):
+        state, _ = step(problem, state)
+    before = int(state.evaluations)
+    step_s, evaluation_s = [], []
+    for _ in range(repeats):
+        evaluation_s += timed(lambda: evaluate(problem, image), 1)
+        begun = time.perf_counter()
+        state, _ = jax.block_until_ready(step(problem, state))
+        step_s.append(time.perf_counter() - begun)
+    evaluations = int(state.evaluations) - before
+    inside = evaluations * statistics.median(evaluation_s)
+    return {
+        **summary(step_s),
+        "evaluations_a_step": evaluations / repeats,
+        "share_outside_evaluations": 1 - inside / sum(step_s),
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def measure_layers(size: int, method: str, repeats: int) -> list[dict[str, Any]]:
+    """Each convolution with its ReLU, each pooling and each Gram matrix, forward and forward with backward."""
+    network, rows = random_network(), []
+
+    def add(name: str, function: Callable, maps: jax.Array, *arguments: Any) -> jax.Array:
+        forward = jax.jit(function)
+        result = forward(maps, *arguments)
+        both = jax.jit(lambda maps, out, *rest: jax.vjp(lambda m: function(m, *rest), maps)[1](out)[0])
+        rows.append(
+            {
+                "layer": name,
+                "forward_s": statistics.median(timed(lambda: forward(maps, *arguments), repeats)),
+                "both_s": statistics.median(timed(lambda: both(maps, result, *arguments), repeats)),
+            }
+        )
+        return result
+
+    maps = jax.random.uniform(jax.random.key(0), (size, size, 3))
+    for name in vgg.layer_names("vgg16"):
+        if name.endswith("_conv1") and name != "block1_conv1":
+            maps = add(f"{name[:6]}_pool", convolution.max_pool, maps)
+        filters = convolution.prepare(*network.convolutions[name], method)
+        maps = add(name, convolution.convolve_relu, maps, filters)
+        if name.endswith("_conv1"):
+            add(f"{name[:6]}_gram", losses.gram_matrix, maps)
+        if name == "block5_conv1":
+            return rows
+    raise AssertionError("VGG16 has a block5_conv1")
+
+
+def measure_cold_start(size: int, text: str) -> Iterator[dict[str, Any]]:
+    """Seconds of the command from nothing to its first finished step."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng, root = np.random.default_rng(0), pathlib.Path(folder)
+        for name in ("content.png", "style.png"):
+            pictures.write(root / name, rng.uniform(0, 255, (size, size, 3)))
+        for cache in ("empty", "full"):
+            begun = time.perf_counter()
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "experiments.stylize", f"--size={size}", "--steps=1"),
+                    *(f"--content={root}/content.png", f"--style={root}/style.png", f"--optimizer={text}"),
+                    *(f"--workdir={root}/{cache}", f"--compilation_cache={root}/cache"),
+                ],
+                check=True,
+                capture_output=True,
+            )
+            yield {"cache": cache, "cold_start_s": time.perf_counter() - begun}
+
+
+def measure_torch(python: str, size: int, repeats: int, layout: str) -> dict[str, Any]:
+    """PyTorch's step, in the Python that has it.
+
+    Raises:
+      UserError: it cannot be run.
+    """
+    script = pathlib.Path(__file__).with_name("torch_peer.py")
+    try:
+        done = subprocess.run(
+            [python, script, str(size), str(repeats), layout], check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        raise UserError(
+            f"--torch_python={python}: cannot run PyTorch's step: {reason}; give a Python with torch"
+        ) from error
+    return json.loads(done.stdout)
+
+
+def alone(function: Callable, *arguments: Any) -> Any:
+    """The value of a call made in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=launch.keep_freed_memory) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def against_torch(size: int, method: str, rounds: int, repeats: int, python: str) -> dict[str, Any]:
+    """Our step and PyTorch's in both layouts, in turn, and the ratio of medians to its better layout."""
+    sides: dict[str, Callable[[], dict]] = {
+        "ours": lambda: alone(measure_step, size, method, 1, repeats),
+        "channels_last": lambda: measure_torch(python, size, repeats, "channels_last"),
+        "contiguous": lambda: measure_torch(python, size, repeats, "contiguous"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    peaks: dict[str, int] = {}
+    for _ in range(rounds):
+        for name, measure in sides.items():
+            found = measure()
+            seconds[name] += found["seconds"]
+            peaks[name] = max(peaks.get(name, 0), found["peak_bytes"])
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    layout = min(("channels_last", "contiguous"), key=medians.get)
+    return {
+        "ours": summary(seconds["ours"]) | {"peak_bytes": peaks["ours"]},
+        "torch": summary(seconds[layout]) | {"peak_bytes": peaks[layout], "layout": layout},
+        "ratio": medians["ours"] / medians[layout],
+    }
+
+
+def positive(flag: flags.FlagHolder) -> list[int]:
+    """The whole numbers of a list flag.
+
+    Raises:
+      UserError: one is none, or less than 1.
+    """
+    if not all(text.isdecimal() and int(text) > 0 for text in flag.value):
+        raise UserError(f"--{flag.name}={','.join(flag.value)}: must be whole numbers of 1 or more")
+    return [int(text) for text in flag.value]
+
+
+def main() -> None:
+    sizes, batches = positive(_SIZES), positive(_BATCHES)
+    for method in _CONVOLUTIONS.value:
+        if method not in ("auto", "direct", "winograd"):
+            raise UserError(f"--convolutions={method}: must be auto, direct or winograd")
+    if min(sizes) < vgg.smallest_side("block5_conv1"):
+        raise UserError(f"--sizes={min(sizes)}: must be 16 or more, which block5_conv1 needs")
+    for text in _OPTIMIZERS.value:
+        optimizers.parse(text)
+    machine = {"backend": jax.default_backend(), "cores": len(os.sched_getaffinity(0))}
+
+    def emit(**row: Any) -> None:
+        print(json.dumps(row | machine), flush=True)
+
+    for size in sizes:
+        for method in _CONVOLUTIONS.value:
+            where = {"size": size, "convolution": method}
+            for batch in batches:
+                found = alone(measure_step, size, method, batch, _REPEATS.value)
+                emit(row="step", **where, batch=batch, **summary(found.pop("seconds")), **found)
+            for text in _OPTIMIZERS.value:
+                found = alone(measure_optimizer, size, method, text, _REPEATS.value)
+                emit(row="optimizer", **where, optimizer=text, **found)
+            if _LAYERS.value:
+                for found in alone(measure_layers, size, method, _REPEATS.value):
+                    emit(row="layer", **where, **found)
+            if _VS_TORCH.value:
+                found = against_torch(size, method, _ROUNDS.value, _REPEATS.value, _TORCH_PYTHON.value)
+                emit(row="vs_torch", **where, **found)
+        if _COLD_START.value:
+            for text in _OPTIMIZERS.value or ["adam", "lbfgs"]:
+                for found in measure_cold_start(size, text):
+                    emit(row="cold_start", size=size, optimizer=text, **found)
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,115 @@
+"""Says whether this machine would give the result of a run again, and if not, what differs.
+
+python -m experiments.verify --workdir=runs/stylize
+
+It reads `run.flags` and `manifest.json` of the run, or of each arm of a comparison, and compares what decides a
+result to the bit: the program and its packages, the device and its settings, the pictures and the weights. Exit
+status 0 if nothing differs, 1 if something does.
+"""
+
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from experiments import launch
+from jaxstyle import pictures, run, weights
+from jaxstyle.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run to verify was written.")
+
+#: Of a manifest's environment, what may differ and the result be the same: the code's own hash tells enough.
+_FREE = {"git_commit"}
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by dotted names."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each fact that differs."""
+    before, now = flat(before), flat(now)
+    for name in sorted(before.keys() | now.keys()):
+        then, here = before.get(name), now.get(name)
+        if then != here:
+            yield f"{name}: {_said(then)} then, {_said(here)} here"
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else str(value).strip()
+
+
+def _sha256_or_reason(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except UserError as error:
+        return f"no file to use ({error})"
+
+
+def inputs(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The SHA-256 that the pictures and the weights of a manifest have here."""
+    name = recorded["weights"]["name"]
+    return {
+        "pictures": {
+            path: {"sha256": _sha256_or_reason(lambda path=path: pictures.sha256(path))}
+            for path in recorded["pictures"]
+        },
+        "weights": {"sha256": _sha256_or_reason(lambda: weights.load(name).sha256)},
+    }
+
+
+def differences(directory: pathlib.Path) -> list[str]:
+    """A line for each thing that this machine has otherwise than the run in the directory had.
+
+    Raises:
+      UserError: the directory has no record of a run, or a damaged one.
+    """
+    manifest = run.read_manifest(directory)
+    here = {name: value for name, value in run.environment().items() if name not in _FREE}
+    try:
+        there = {name: manifest[name] for name in here}
+        given = {
+            "pictures": {path: {"sha256": fact["sha256"]} for path, fact in manifest["pictures"].items()},
+            "weights": {"sha256": manifest["weights"]["sha256"]},
+        }
+        found = inputs(manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(directory / 'manifest.json')!r}: has no {error}; the manifest of this version is needed"
+        ) from error
+    return [*compare(there, here), *compare(given, found)]
+
+
+def main() -> None:
+    directory = pathlib.Path(_WORKDIR.value)
+    arms = sorted(path.parent for path in directory.glob("arms/*/manifest.json"))
+    found: dict[str, list[pathlib.Path]] = {}
+    for each in arms or [directory]:
+        record = each / "run.flags"
+        if not record.is_file():
+            raise UserError(f"{str(record)!r}: no such file; a folder that a run has written is needed")
+        for line in differences(each):
+            found.setdefault(line, []).append(each)
+    for line, places in found.items():
+        where = "" if len(places) == len(arms or [directory]) else f" ({', '.join(map(str, places))})"
+        print(f"{line}{where}")
+    if found:
+        print("This machine may give another result.")
+        sys.exit(1)
+    print("Nothing differs: this machine gives the same result. To make it again:")
+    for each in arms or [directory]:
+        flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
+        print(f"python -m experiments.stylize {flagfile} --workdir=OTHER")
+
+
+if __name__ == "__main__":
+    launch.run(main)

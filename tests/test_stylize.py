@@ -1,0 +1,296 @@
+"""The stylize command from end to end: its files, its repeatability, its words for failure, its signals."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from kill import ROOT, make_pictures, results
+from PIL import Image
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stylize")
+
+
+@pytest.fixture(scope="module")
+def start(folder):
+    """Starts the command on a small network, with small pictures unless the first flag names others."""
+    pictures = make_pictures(folder)
+
+    def start(*arguments, **options):
+        shared = [f"--compilation_cache={folder / 'cache'}", "--size=32", "--convolution=direct"]
+        if not arguments[0].startswith(("--flagfile", "--content")):
+            shared += pictures
+        return subprocess.Popen(
+            [sys.executable, "tests/narrow.py", "experiments.stylize", *shared, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def stylize(start):
+    """Runs the command to its end: exit status, standard output, standard error without progress bars."""
+
+    def run(*arguments, **options):
+        process = start(*arguments, **options)
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output, errors
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(folder, stylize):
+    """A run that nothing disturbed."""
+    status, _, errors = stylize(f"--steps={STEPS}", f"--workdir={folder / 'whole'}")
+    assert status == 0, errors
+    return folder / "whole"
+
+
+def checkpoints(workdir):
+    """The steps of its whole checkpoints."""
+    return {path.name for path in workdir.glob("checkpoints/*") if path.name.isdecimal()}
+
+
+def start_until_checkpoint(start, workdir):
+    """A process that has written a checkpoint, and the flags that go on from it."""
+    flags = (f"--steps={STEPS}", f"--workdir={workdir}", "--checkpoint_seconds=0")
+    process = start(*flags)
+    while not checkpoints(workdir):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process, flags
+
+
+def manifest(directory):
+    return json.loads((directory / "manifest.json").read_text())
+
+
+def test_a_run_leaves_the_files_of_the_contract(whole):
+    assert {path.name for path in whole.iterdir()} == {
+        *("run.flags", "manifest.json", "metrics.csv", "image.png", "checkpoints", "lock")
+    }
+    lines = (whole / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "step,evaluations,seconds,total,content,style,tv"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(STEPS + 1))
+    with Image.open(whole / "image.png") as image:
+        assert image.size == (32, 24)
+        assert image.text["Comment"] == (whole / "run.flags").read_text()
+    found = manifest(whole)
+    assert found["status"] == "finished"
+    assert {"python", "jax", "jaxlib", "flax", "optax", "jaxopt"} <= set(found["versions"])
+    assert found["evaluations"] == int(lines[-1].split(",")[1])
+
+
+def test_its_record_makes_it_again_and_a_finished_run_is_not_done_again(folder, whole, stylize):
+    again = folder / "again"
+    status, _, errors = stylize(
+        f"--flagfile={whole / 'run.flags'}", f"--workdir={again}", "--checkpoint_seconds=0"
+    )
+    assert status == 0, errors
+    assert results(again) == results(whole)
+    before = {path: path.stat().st_mtime_ns for path in again.glob("*.*")}
+    status, output, _ = stylize(f"--flagfile={whole / 'run.flags'}", f"--workdir={again}")
+    assert (status, "finished before" in output) == (0, True)
+    assert {path: path.stat().st_mtime_ns for path in again.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_the_same_command_goes_on(folder, whole, start, stylize, number):
+    workdir = folder / f"signal{number}"
+    process, flags = start_until_checkpoint(start, workdir)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    if manifest(workdir)["status"] != "finished":  # it came in the last step
+        assert manifest(workdir)["status"] == "interrupted"
+    assert stylize(*flags)[0] == 0
+    assert results(workdir) == results(whole)
+
+
+def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):
+    process = start(f"--workdir={folder / 'compiling'}", "--compilation_cache=", "--size=48")
+    assert process.stdout.readline() == "compiling …\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert time.monotonic() - begun < 1.5
+    assert errors == "interrupted by SIGTERM; the same command starts again\n"
+
+
+def test_the_second_process_on_a_workdir_says_who_holds_it(folder, start, stylize):
+    workdir = folder / "held"
+    flags = ("--steps=100000", f"--workdir={workdir}")
+    process = start(*flags)
+    while not (workdir / "run.flags").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    status, _, errors = stylize(*flags)
+    assert status == 2
+    assert f"process {process.pid}" in errors
+    process.kill()
+    process.communicate()
+    assert str(process.pid) in (workdir / "lock").read_text()  # stale now
+    successor = start(*flags)
+    assert successor.stdout.readline() == "compiling …\n"
+    successor.kill()
+    successor.communicate()
+
+
+def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(folder, whole, start, stylize):
+    workdir = folder / "full"
+    process, flags = start_until_checkpoint(start, workdir)
+    process.kill()
+    process.communicate()
+    kept = checkpoints(workdir)
+    limit = 20_000  # bytes of a file
+    status, _, errors = stylize(
+        *flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    assert status == 2
+    assert "Traceback" not in errors
+    line = f"stylize: --workdir={workdir}: cannot write there: File too large; what is there is kept"
+    assert line in errors.splitlines()[-1]
+    assert checkpoints(workdir) == kept
+    assert stylize(*flags)[0] == 0
+    assert results(workdir) == results(whole)
+
+
+def test_a_run_that_diverges_keeps_its_finite_rows_and_says_what_helps(folder, stylize):
+    workdir = folder / "diverged"
+    status, output, errors = stylize("--optimizer=gd:learning_rate=1e6", f"--workdir={workdir}")
+    assert status == 0, errors
+    assert "diverged at step" in output
+    assert "smaller learning rate" in output
+    rows = np.loadtxt(workdir / "metrics.csv", delimiter=",", skiprows=1, ndmin=2)
+    assert np.isfinite(rows).all()
+    assert manifest(workdir)["status"] == "diverged"
+    assert manifest(workdir)["steps_done"] == len(rows) - 1 < 200
+    assert (workdir / "image.png").exists()
+
+
+def test_any_file_name_goes_through_every_output_and_back(folder, whole, stylize):
+    odd = folder / "--x"
+    odd.mkdir()
+    names = [" a\nb \"'<script>=1&#%é☃ ", os.fsdecode(b"\xff:2.png")]
+    for name, original in zip(names, ("content", "style"), strict=True):
+        (odd / name).write_bytes((folder / f"{original}.png").read_bytes())
+    first, second = folder / "odd1\n\x1b", folder / "odd2"
+    status, _, errors = stylize(
+        *(f"--content={odd / names[0]}", f"--style={odd / names[1]}"),
+        *(f"--steps={STEPS}", f"--workdir={first}"),
+    )
+    assert status == 0, errors
+    assert results(first)["metrics.csv"] == results(whole)["metrics.csv"]
+    assert set(manifest(first)["pictures"]) == {str(odd / name) for name in names}
+    status, _, errors = stylize(f"--flagfile={first / 'run.flags'}", f"--workdir={second}")
+    assert status == 0, errors
+    assert results(second) == results(first)
+
+
+BAD = {
+    "a flag that there is not": (["--contents=a.png"], "contents"),
+    "a word that is no flag": (["a.png"], "a.png"),
+    "a missing picture": (["--content=missing.png"], "missing.png"),
+    "a folder as a picture": (["--style=."], "directory"),
+    "an empty file": (["--content={folder}/empty.png"], "empty"),
+    "a file that is no picture": (["--content={folder}/words.png"], "not a picture"),
+    "a truncated picture": (["--content={folder}/half.png"], "half.png"),
+    "a picture of one pixel": (["--content={folder}/pixel.png"], "1x1"),
+    "a missing start image": (["--init=missing.png"], "missing.png"),
+    "an unknown layer": (["--style_layer=block9_conv1"], "block1_conv1"),
+    "a negative weight of a layer": (["--content_layer=block4_conv2:-1"], "0 or more"),
+    "an unknown optimizer": (["--optimizer=adamm"], "adam"),
+    "an unknown hyperparameter": (["--optimizer=adam:rate=1"], "learning_rate"),
+    "a hyperparameter that is no number": (["--optimizer=adam:learning_rate=fast"], "fast"),
+    "a size that a layer shrinks to nothing": (["--size=8"], "16 pixels"),
+    "a size that is none": (["--size=big"], "longer side"),
+    "a negative weight": (["--style_weight=-1"], "style_weight"),
+    "no steps": (["--steps=0"], "steps"),
+    "a seed out of range": (["--seed=-1"], "seed"),
+    "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
+    "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
+    "a workdir that is a file": (["--workdir={folder}/words.png"], "words.png"),
+    "a value of two lines": (["--optimizer=adam:learning_rate=1,\nb1=0.9"], "one line"),
+    "a flagfile that is not there": (["--flagfile=missing.flags"], "missing.flags"),
+    "a flagfile that is no text": (["--flagfile={folder}/pixel.png"], "decode"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What the command makes of each of `BAD`, and its folder."""
+    folder = tmp_path_factory.mktemp("bad")
+    flags = make_pictures(folder)
+    (folder / "empty.png").touch()
+    (folder / "words.png").write_text("no picture")
+    (folder / "half.png").write_bytes((folder / "content.png").read_bytes()[:1000])
+    (folder / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    cases = [
+        [*flags, f"--workdir={folder / 'new'}", *(text.format(folder=folder) for text in arguments)]
+        for arguments, _ in BAD.values()
+    ]
+    names = {path.name for path in folder.iterdir()}
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "forked.py", "stylize"],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+        check=True,
+    )
+    assert {path.name for path in folder.iterdir()} == names  # nothing is written
+    return dict(zip(BAD, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_mistake_gets_one_line_and_status_2(refusals, mistake):
+    status, errors, _, _ = refusals[mistake]
+    assert status == 2, errors
+    assert errors.startswith("stylize: ")
+    assert len(errors.splitlines()) == 1
+    assert BAD[mistake][1] in errors
+
+
+def test_a_workdir_of_another_run_is_refused_unless_overwritten(folder, whole, stylize):
+    workdir = folder / "other"
+    assert stylize("--steps=1", f"--workdir={workdir}")[0] == 0
+    before = results(workdir)
+    status, _, errors = stylize("--steps=2", "--seed=1", f"--workdir={workdir}")
+    assert status == 2
+    assert "seed, steps" in errors
+    assert results(workdir) == before
+    assert stylize(f"--steps={STEPS}", f"--workdir={workdir}", "--overwrite")[0] == 0
+    assert results(workdir) == results(whole)
+
+
+def test_files_of_no_run_are_never_overwritten(tmp_path, stylize):
+    picture = tmp_path / "image.png"
+    picture.write_bytes(b"mine")
+    status, _, errors = stylize(f"--workdir={tmp_path}", "--overwrite")
+    assert status == 2
+    assert "image.png" in errors
+    assert picture.read_bytes() == b"mine"
+    assert not pathlib.Path(tmp_path, "run.flags").exists()
