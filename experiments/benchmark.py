@@ -65,12 +65,13 @@ def random_network() -> vgg.Network:
 
 
 def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
-    """A problem on random pictures, and a start image."""
+    """A problem on random pictures, posed as the commands do it, and a start image."""
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
     weighting = objective.weighting(objective.RECIPES["gatys"], content.shape)
-    network = vgg.prepare(random_network(), "block5_conv1", method)
+    network, deepest = random_network(), "block5_conv1"
     pose = jax.jit(functools.partial(objective.pose, objective.GATYS))
-    return pose(network, content, [(style, 1.0)], weighting), image
+    problem = pose(vgg.prepare(network, deepest, "direct"), content, [(style, 1.0)], weighting)
+    return problem._replace(network=vgg.prepare(network, deepest, method)), image
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
@@ -101,6 +102,7 @@ def measure_step(size: int, method: str, batch: int, repeats: int) -> dict[str, 
     begun = time.perf_counter()
     compiled = jax.jit(evaluate).lower(problem, image).compile()
     compile_s = time.perf_counter() - begun
+    memory.keep_freed(memory.required(compiled))
     seconds = timed(lambda: compiled(problem, image), repeats)
     return {
         "seconds": seconds,
@@ -115,7 +117,8 @@ def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[s
     problem, image = posed(size, method)
     spec = optimizers.parse(text)
     program = training.program(objective.GATYS, spec.name, spec.static)
-    evaluate = jax.jit(functools.partial(objective.evaluate, objective.GATYS))
+    evaluate = jax.jit(functools.partial(objective.evaluate, objective.GATYS)).lower(problem, image).compile()
+    memory.keep_freed(memory.required(evaluate))
     init, step = program
     if spec.name not in optimizers.ON_HOST:
         init, step = jax.jit(init), jax.jit(step, donate_argnums=1)
@@ -211,7 +214,7 @@ def measure_torch(python: str, size: int, repeats: int, layout: str) -> dict[str
 def alone(function: Callable, *arguments: Any) -> Any:
     """The value of a call made in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=launch.keep_freed_memory) as pool:
+    with ProcessPoolExecutor(1, context, initializer=memory.use_one_arena) as pool:
         return pool.submit(function, *arguments).result()
 
 

@@ -1,7 +1,5 @@
 """What the commands share: their flags, how flags become a problem, and how a command starts and fails."""
 
-import contextlib
-import ctypes
 import functools
 import os
 import pathlib
@@ -14,7 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from jaxstyle import objective
+from jaxstyle import memory, objective
 from jaxstyle.errors import UserError
 
 
@@ -158,7 +156,7 @@ def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be Unicode
     _end_on_signals()
-    keep_freed_memory()
+    memory.use_one_arena()
     _set_up_jax()
     try:
         main()
@@ -187,20 +185,6 @@ def _end_on_signals() -> None:
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what is freed, as XLA frees and allocates its buffers at every step.
-
-    By default each step gets fresh pages from the kernel, and faulting them in is a tenth of its time.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            tune = ctypes.CDLL(None).mallopt
-            arena_max, mmap_max, trim_threshold = -8, -4, -1  # malloc.h
-            tune(arena_max, 1)
-            tune(mmap_max, 0)
-            tune(trim_threshold, 2**31 - 1)
 
 
 def _set_up_jax() -> None:

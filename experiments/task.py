@@ -203,7 +203,7 @@ def compiled(
             structure = jax.eval_shape(program.init, *arguments)
             init = jax.jit(program.init).lower(*arguments).compile()
             step = jax.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
-            fitting(step, image.shape)
+            memory.keep_freed(memory.required(fitting(step, image.shape)))
         _compiled[key] = Compiled(init, step, structure, time.perf_counter() - begun)
     return _compiled[key]
 
