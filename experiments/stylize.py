@@ -5,6 +5,7 @@ python -m experiments.stylize --content=me.jpg --style=painting.jpg --size=512 -
 
 import pathlib
 
+import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -51,7 +52,12 @@ def main() -> None:
                 lambda s: bar.write(f"compiled in {s:.1f} s"),
                 report,
             )
-    if result.status == "diverged":
+    if result.status == "diverged" and not np.isfinite(result.rows[-1, 3]):
+        print(
+            "diverged at the start: its loss is not finite. What usually helps are smaller --content_weight, "
+            "--style_weight and --tv_weight."
+        )
+    elif result.status == "diverged":
         print(
             f"diverged at step {len(result.rows)}: the loss was no longer finite. What usually helps is a "
             "smaller learning rate, or lbfgs, which has none."

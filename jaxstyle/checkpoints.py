@@ -15,11 +15,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 
-def _digest(leaves: dict[str, np.ndarray]) -> str:
+def _digest(folder: pathlib.Path) -> str:
+    """Of the names and the bytes of all files in a folder."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(leaves.items()):
-        digest.update(f"{name}{leaf.dtype.str}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -40,37 +40,51 @@ def _from_numpy(array: np.ndarray | None, like: Any) -> Any:
     return leaf
 
 
-class Checkpoints:
-    """The newest two checkpoints of a run, by orbax; each carries a digest that reading verifies.
+def _delete(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
-    All methods raise OSError where the disk is full or fails.
+
+class Checkpoints:
+    """The newest two checkpoints of a run, by orbax.
+
+        checkpoints/STEP/state    what orbax writes
+        checkpoints/STEP/sha256   of that: nothing else reads a file that is not as it was written
+
+    All methods raise OSError where the disk is full or fails. What is not a whole checkpoint has another name
+    than a step's number, and goes when the folder is next opened.
     """
 
     def __init__(self, directory: pathlib.Path):
         self._directory = (directory / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            ),
-        )
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        for path in self._directory.iterdir():
+            if not path.name.isdecimal():
+                _delete(path)
+
+    def _steps(self) -> list[int]:
+        """From the oldest to the newest."""
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def save(self, step: int, state: Any, rows: np.ndarray) -> None:
         leaves = {f"{i:04}": _to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         leaves = {name: leaf for name, leaf in leaves.items() if leaf.size} | {"rows": rows}  # orbax wants it
+        draft = self._directory / "new"
         with _errors_of_the_system():
             self._ask_for_room(sum(leaf.nbytes for leaf in leaves.values()))
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    leaves=ocp.args.StandardSave(leaves),
-                    digest=ocp.args.JsonSave({"sha256": _digest(leaves)}),
-                ),
-                force=True,
-            )
+            self._checkpointer.save(draft / "state", args=ocp.args.StandardSave(leaves))
+        (draft / "sha256").write_text(_digest(draft / "state"))
+        draft.rename(self._directory / str(step))
+        for old in self._steps()[:-2]:
+            self._forget(old)
 
     def _ask_for_room(self, size: int) -> None:
         """Raises OSError if the disk has not `size` bytes: orbax's threads meet that with pages of text."""
+        if not hasattr(os, "posix_fallocate"):  # macOS
+            return
         room = self._directory / ".room"
         try:
             with open(room, "wb") as file:
@@ -80,24 +94,22 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Forgets all checkpoints: what has ended is not resumed."""
-        for step in self._manager.all_steps():
+        for step in self._steps():
             self._forget(step)
 
     def _forget(self, step: int) -> None:
-        shutil.rmtree(self._directory / str(step))
-        self._manager.reload()
+        path = self._directory / str(step)
+        _delete(path.rename(path.with_suffix(".old")))  # so that it is there whole or not at all
 
     def restore(self, structure: Any) -> tuple[Any, np.ndarray] | None:
         """The newest whole checkpoint as a state of the given structure and its rows, if there is one."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self._steps()):
             try:
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(leaves=ocp.args.StandardRestore(), digest=ocp.args.JsonRestore()),
-                )
-                leaves = {name: np.asarray(leaf) for name, leaf in found["leaves"].items()}
-                if _digest(leaves) != found["digest"]["sha256"]:
-                    raise ValueError("its digest does not match")
+                folder = self._directory / str(step)
+                if _digest(folder / "state") != (folder / "sha256").read_text():
+                    raise ValueError("its SHA-256 does not match")
+                leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
+                leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
                 rows = leaves.pop("rows")
                 like, tree = jax.tree.flatten(structure)
                 state = [_from_numpy(leaves.get(f"{i:04}"), leaf) for i, leaf in enumerate(like)]

@@ -128,7 +128,7 @@ def environment() -> dict[str, Any]:
         "backend": device.platform,
         "device": device.device_kind,
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "settings": _SETTINGS,
         "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
@@ -236,7 +236,10 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
         if not record.exists():
             write_atomically(record, flags.encode())
             return "new"
-        before = record.read_bytes()
+        before, status = record.read_bytes(), _status(directory)
+        if before == flags.encode() and status != "unfinished":
+            for path in directory.glob("checkpoints/*"):  # of a process killed in its last moment
+                shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"--workdir={directory}: cannot write there: {error.strerror or error}") from error
     if before != flags.encode():
@@ -246,7 +249,7 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
             f"--workdir={directory}: a run of other flags is there (they differ in "
             f"{', '.join(names)}); choose another, or --overwrite it"
         )
-    return _status(directory)
+    return status
 
 
 def _drafts(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -256,11 +259,11 @@ def _drafts(directory: pathlib.Path) -> list[pathlib.Path]:
 
 def _status(directory: pathlib.Path) -> str:
     try:
-        status = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+        status = read_manifest(directory).get("status")
+    except UserError:
         return "unfinished"
-    ended = status in ("finished", "diverged") and (directory / "image.png").exists()
-    return status if ended else "unfinished"
+    whole = all((directory / name).exists() for name in ("image.png", "metrics.csv"))
+    return status if status in ("finished", "diverged") and whole else "unfinished"
 
 
 # --- the loop -----------------------------------------------------------------------------------------------------

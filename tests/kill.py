@@ -58,9 +58,16 @@ def leftovers(workdir: pathlib.Path) -> list[str]:
 def moment(workdir: pathlib.Path) -> str:
     """What a killed process was doing, from what it left."""
     checkpoints = [path.name for path in workdir.rglob("checkpoints/*")]
-    if any("tmp" in name for name in checkpoints):
+    if not all(name.isdecimal() for name in checkpoints):
         return "while a checkpoint was written"
     return "between checkpoints" if checkpoints else "without a checkpoint"
+
+
+def await_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+    """Returns when a process writes a checkpoint or ends."""
+    before = set(workdir.rglob("checkpoints/*"))
+    while process.poll() is None and set(workdir.rglob("checkpoints/*")) <= before:
+        time.sleep(0.01)
 
 
 def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 0) -> dict[str, int]:
@@ -95,11 +102,10 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
     end(start(folder / "compiling"))
     begun = time.monotonic()
     process = start(folder / "whole")
-    while process.poll() is None and not any(folder.glob("whole/**/checkpoints/*")):
-        time.sleep(0.01)
-    first = time.monotonic() - begun
+    await_checkpoint(process, folder / "whole")
+    first = time.monotonic()
     end(process)
-    duration = time.monotonic() - begun
+    ended = time.monotonic()
     expected = results(folder / "whole")
     assert results(folder / "compiling") == expected
     counts = {"runs": 0}
@@ -109,9 +115,13 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
         finished = False
         while kills and not finished:
             process = start(workdir)
+            # Half of the moments after a checkpoint, since starting takes most of a short run.
+            if kills % 2:
+                await_checkpoint(process, workdir)
             try:
-                # Half of the moments after the first checkpoint, since starting takes most of a short run.
-                _, errors = process.communicate(timeout=rng.uniform(first * (kills % 2), duration))
+                _, errors = process.communicate(
+                    timeout=rng.uniform(0, ended - (first if kills % 2 else begun))
+                )
                 assert process.returncode == 0, errors
                 finished = True
             except subprocess.TimeoutExpired:
@@ -120,7 +130,8 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
                 kills -= 1
                 what = moment(workdir)
                 counts[what] = counts.get(what, 0) + 1
-        end(start(workdir))
+        if not finished:
+            end(start(workdir))
         assert results(workdir) == expected, f"{workdir} differs"
         assert not leftovers(workdir), leftovers(workdir)
     return counts

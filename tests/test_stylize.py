@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,10 @@ def test_the_second_process_on_a_workdir_says_who_holds_it(folder, start, styliz
     successor.communicate()
 
 
+# preexec_fn forks, against which JAX warns; the child only sets its limit before it becomes another program.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:os.fork:RuntimeWarning"
+)
 def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(folder, whole, start, stylize):
     workdir = folder / "full"
     process, flags = start_until_checkpoint(start, workdir)
@@ -294,3 +299,58 @@ def test_files_of_no_run_are_never_overwritten(tmp_path, stylize):
     assert "image.png" in errors
     assert picture.read_bytes() == b"mine"
     assert not pathlib.Path(tmp_path, "run.flags").exists()
+
+
+# --- would this machine give the same result? ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def verify():
+    def verify(directory):
+        return subprocess.run(
+            [sys.executable, "tests/narrow.py", "experiments.verify", f"--workdir={directory}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return verify
+
+
+def test_verify_says_that_nothing_differs_and_how_to_make_it_again(whole, verify):
+    done = verify(whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"experiments.stylize --flagfile={whole / 'run.flags'} --workdir=OTHER" in done.stdout
+
+
+def test_verify_names_what_differs(folder, whole, verify):
+    changed = shutil.copytree(whole, folder / "changed" / "arms" / "one")
+    facts = manifest(changed)
+    facts["versions"]["jax"] = "0.1.0"
+    facts["cores"] = 999
+    facts["git_commit"] = "another"
+    facts["weights"]["sha256"] = "1" * 64
+    facts["pictures"] = {"gone.png": {"sha256": "2" * 64}, **facts["pictures"]}
+    facts["settings"]["XLA_FLAGS"] = "--fast"
+    (changed / "manifest.json").write_text(json.dumps(facts))
+    done = verify(folder / "changed")
+    assert done.returncode == 1, done.stderr
+    names = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert names[:-1] == [
+        *("cores", "settings.XLA_FLAGS", "versions.jax"),
+        *("pictures.gone.png.sha256", "weights.sha256"),
+    ]
+
+
+@pytest.mark.parametrize("text", [None, '{"versions": 3}'])
+def test_verify_tells_a_record_that_is_none_in_one_line(tmp_path, verify, text):
+    if text is not None:
+        (tmp_path / "run.flags").write_text("--steps=1\n")
+        (tmp_path / "manifest.json").write_text(text)
+    done = verify(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path) in done.stderr

@@ -1,0 +1,131 @@
+"""Checkpoints: what is read is what was written, to the bit, or it is not read."""
+
+import errno
+import logging
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxstyle.checkpoints import Checkpoints
+
+ROWS = np.array([[0.0, np.nan], [1.0, 1 / 3]])
+
+
+def state(step=0):
+    """Of every kind of array that an optimizer has."""
+    return {
+        "image": jnp.arange(24, dtype=jnp.float32).reshape(2, 4, 3) / 7 + step,
+        "step": jnp.int32(step),
+        "flag": jnp.bool_(True),
+        "nothing": jnp.zeros((0, 3)),
+        "double": np.array(1 / 3 + step),  # SciPy's, beyond JAX's precision
+        "key": jax.random.key(step),
+    }
+
+
+def bits(tree):
+    leaves = [
+        leaf if not str(leaf.dtype).startswith("key") else jax.random.key_data(leaf)
+        for _, leaf in sorted(tree.items())
+    ]
+    return [(leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for leaf in leaves]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with the checkpoints of steps 2 and 3; that of step 1 is gone."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), ROWS + step)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3"]
+    return tmp_path
+
+
+def restored_step(folder):
+    found = Checkpoints(folder).restore(state())
+    return found and int(found[0]["step"])
+
+
+def test_the_newest_comes_back_to_the_bit(saved):
+    found, rows = Checkpoints(saved).restore(jax.eval_shape(lambda: state()) | {"double": state()["double"]})
+    assert found.keys() == state().keys()
+    assert bits(found) == bits(state(3))
+    assert rows.tobytes() == (ROWS + 3).tobytes()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: os.truncate(path, 1), os.remove])
+def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(saved, caplog, damage):
+    files = [
+        path for path in (saved / "checkpoints" / "3").rglob("*") if path.is_file() and path.stat().st_size
+    ]
+    assert len(files) > 3
+    for file in files:
+        kept = file.read_bytes()
+        damage(file)
+        shutil.copytree(saved, saved / "copy")
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert restored_step(saved / "copy") == 2, file
+        assert "checkpoint 3 is damaged" in caplog.text
+        shutil.rmtree(saved / "copy")
+        file.write_bytes(kept)
+    assert restored_step(saved) == 3
+
+
+def test_without_a_whole_one_there_is_none(saved, caplog):
+    for step in ("2", "3"):
+        shutil.rmtree(saved / "checkpoints" / step / "state")
+    assert Checkpoints(saved).restore(state()) is None
+    assert caplog.text.count("damaged") == 2
+    assert Checkpoints(saved / "new").restore(state()) is None
+
+
+def test_a_state_of_another_shape_is_not_taken(saved):
+    assert Checkpoints(saved).restore(state() | {"image": jnp.zeros((2, 5, 3))}) is None
+
+
+def test_drafts_go_and_are_never_read(saved):
+    shutil.copytree(saved / "checkpoints" / "3", saved / "checkpoints" / "new")
+    shutil.rmtree(saved / "checkpoints" / "3")
+    assert restored_step(saved) == 2
+    assert os.listdir(saved / "checkpoints") == ["2"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_an_error_of_the_system_and_what_is_there_stays(saved, monkeypatch, code):
+    checkpoints = Checkpoints(saved)
+
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        checkpoints.save(4, state(4), ROWS)
+    assert restored_step(saved) == 3
+
+
+def test_what_tensorstore_makes_of_a_full_disk_is_an_error_of_the_system(saved, monkeypatch):
+    checkpoints = Checkpoints(saved)
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(checkpoints._checkpointer, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(4, state(4), ROWS)
+
+
+def test_clearing_leaves_none(saved):
+    checkpoints = Checkpoints(saved)
+    checkpoints.clear()
+    assert os.listdir(saved / "checkpoints") == []

@@ -1,0 +1,20 @@
+"""Malformed files and flags do no harm: the short form of `tests/fuzz.py`."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_malformed_files_and_flags_are_refused_in_one_line_or_are_harmless():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "fuzz.py", "--files=60", "--flagsets=30", "--seed=1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,382 @@
+"""A run in its directory: it ends with the same bits wherever it was stopped, and never with half a file."""
+
+import errno
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kill import leftovers, results
+
+from jaxstyle import optimizers, pictures, run, training
+from jaxstyle.checkpoints import Checkpoints
+from jaxstyle.errors import UserError
+from jaxstyle.objective import GATYS
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def program(make_problem, content):
+    """Starts the small problem, and goes on from a state of it, with Adam."""
+    problem = make_problem(GATYS)
+    init, step = map(jax.jit, training.program(GATYS, "adam", optimizers.parse("adam").static))
+
+    def start(learning_rate=1.0):
+        values = {**optimizers.parse("adam").traced, "learning_rate": learning_rate}
+        return init(problem, jnp.array(content), {key: jnp.float32(value) for key, value in values.items()})
+
+    return start, functools.partial(step, problem)
+
+
+@pytest.fixture(scope="module")
+def execute(program):
+    """Runs the program in a directory as a command does."""
+    start, advance = program
+    structure = jax.eval_shape(start)
+
+    def execute(directory, *, start=start, advance=advance, report=lambda row: None, seconds=0.0):
+        with run.claimed(directory):
+            if run.begin(directory, "--steps=3\n", overwrite=False) in ("finished", "diverged"):
+                return None
+            return run.execute(
+                directory,
+                {"seed": 0},
+                start=start,
+                structure=structure,
+                advance=advance,
+                steps=STEPS,
+                save=lambda image: pictures.write(directory / "image.png", image, "--steps=3\n"),
+                report=report,
+                checkpoint_seconds=seconds,
+            )
+
+    return execute
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, execute):
+    directory = tmp_path_factory.mktemp("whole")
+    assert execute(directory, seconds=1e9).status == "finished"
+    return results(directory)
+
+
+def status(directory):
+    return json.loads((directory / "manifest.json").read_text())["status"]
+
+
+def test_checkpoints_change_no_bit(tmp_path, execute, expected):
+    execute(tmp_path, seconds=0)
+    assert results(tmp_path) == expected
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+# --- stopped anywhere ---------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What stands for a death: nothing catches it."""
+
+
+class Reaper:
+    """Lets a number of changes of files happen under a folder, and none after."""
+
+    def __init__(self):
+        self.folder, self.left = None, 0
+        sys.addaudithook(self)
+
+    def __call__(self, event, arguments):
+        if self.folder is None:
+            return
+        if event == "open":
+            changes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        else:
+            changes = event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
+        path = str(arguments[0]) if changes else ""
+        # What orbax does within its draft has no meaning before the draft is renamed.
+        if path.startswith(self.folder) and "/new/state" not in path:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+
+@pytest.fixture(scope="module")
+def reaper():
+    reaper = Reaper()
+    yield reaper
+    reaper.folder = None
+
+
+def test_a_death_before_any_change_of_a_file_loses_nothing(tmp_path, execute, expected, reaper):
+    deaths = 0
+    while True:
+        directory = tmp_path / f"{deaths}"
+        reaper.folder, reaper.left = str(directory), deaths
+        try:
+            execute(directory)
+        except Killed:
+            reaper.folder = None
+            execute(directory)
+        else:
+            break
+        finally:
+            reaper.folder = None
+        assert results(directory) == expected, deaths
+        assert not leftovers(directory), deaths
+        assert status(directory) == "finished"
+        deaths += 1
+    assert deaths > 10 * STEPS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [0, 1, STEPS])
+def test_a_signal_finishes_the_step_and_keeps_it(tmp_path, execute, expected, number, at):
+    def report(row):
+        if row[0] == at:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(run.Interrupted, match=signal.Signals(number).name) as caught:
+        execute(tmp_path, report=report, seconds=1e9)
+    assert caught.value.exit_status == 128 + number
+    assert signal.getsignal(number) is before
+    if at < STEPS:
+        assert status(tmp_path) == "interrupted"
+        assert len(run.read_metrics(tmp_path / "metrics.csv")) == at + 1
+        seen = []
+        execute(tmp_path, report=lambda row: seen.append(int(row[0])))
+        assert seen == list(range(at + 1, STEPS + 1))
+    assert status(tmp_path) == "finished"
+    assert results(tmp_path) == expected
+
+
+def test_the_second_signal_is_no_longer_held_back():
+    with run.interruptible() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_clock_and_the_rows_go_on(tmp_path, execute):
+    def report(row):
+        if row[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(run.Interrupted):
+        execute(tmp_path, report=report)
+    first = run.read_metrics(tmp_path / "metrics.csv")
+    execute(tmp_path)
+    rows = run.read_metrics(tmp_path / "metrics.csv")
+    np.testing.assert_array_equal(rows[:3], first)
+    assert (np.diff(rows[:, 2]) > 0).all()
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_no_more(tmp_path, execute, expected, caplog):
+    def report(row):
+        if row[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(run.Interrupted):
+        execute(tmp_path, report=report)
+    (tmp_path / "checkpoints" / "2" / "sha256").unlink()
+    seen = []
+    execute(tmp_path, report=lambda row: seen.append(int(row[0])))
+    assert seen == [2, 3]
+    assert "checkpoint 2 is damaged" in caplog.text
+    assert results(tmp_path) == expected
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_divergence_keeps_the_finite_rows_and_the_last_finite_picture(tmp_path, program, execute, last):
+    start, advance = program
+
+    def burst(state):
+        """A step that takes the iterate after `last` out of range."""
+        huge = jax.tree.map(lambda leaf: leaf, state.hyperparameters) | {"learning_rate": jnp.float32(1e30)}
+        return advance(state._replace(hyperparameters=huge) if state.step == last else state)
+
+    result = execute(tmp_path, advance=burst)
+    assert result.status == status(tmp_path) == "diverged"
+    assert result.rows[:, 0].tolist() == list(range(last + 1))
+    assert np.isfinite(result.rows).all()
+    assert np.isfinite(result.image).all()
+    written = np.float32(run.read_metrics(tmp_path / "metrics.csv"))
+    np.testing.assert_array_equal(written[:, 3:], np.float32(result.rows[:, 3:]))
+    state = start()
+    for _ in range(last):
+        state, _ = advance(state)
+    pictures.write(tmp_path / "expected.png", np.asarray(state.iterate.image), "--steps=3\n")
+    assert (tmp_path / "image.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_start_without_a_finite_loss_has_diverged(tmp_path, program, execute):
+    state = program[0]()
+    evaluation = state.iterate.evaluation._replace(total=jnp.float32(jnp.inf))
+    state = state._replace(iterate=state.iterate._replace(evaluation=evaluation), diverged=jnp.bool_(True))
+    result = execute(tmp_path, start=lambda: state)
+    assert result.status == status(tmp_path) == "diverged"
+    assert result.rows[:, 3].tolist() == [np.inf]
+    assert (tmp_path / "image.png").exists()
+
+
+# --- who may write where ------------------------------------------------------------------------------------------
+
+
+def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
+    code = (
+        "import pathlib, sys; from jaxstyle import run\n"
+        f"with run.claimed(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=os.path.dirname(os.path.dirname(__file__)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        holder.stdout.readline()
+        with (
+            pytest.raises(UserError, match=f"process {holder.pid} on .* is writing there"),
+            run.claimed(tmp_path),
+        ):
+            pass
+        holder.kill()
+    with run.claimed(tmp_path):
+        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+@pytest.mark.parametrize("path", ["file", "file/under", "long" * 100, "nul\0"])
+def test_where_nothing_can_be_written_is_told(tmp_path, path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write there"), run.claimed(tmp_path / path):
+        pass
+
+
+def test_other_flags_are_named_and_need_to_overwrite(tmp_path):
+    assert run.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "new"
+    assert run.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "unfinished"
+    with pytest.raises(UserError, match=r"they differ in a, b\)"):
+        run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False)
+    assert run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=True) == "new"
+    assert run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False) == "unfinished"
+
+
+def test_a_record_that_is_no_text_is_of_other_flags(tmp_path):
+    (tmp_path / "run.flags").write_bytes(b"\xff\0")
+    with pytest.raises(UserError, match="other flags"):
+        run.begin(tmp_path, "--a=1\n", overwrite=False)
+
+
+def test_a_death_while_overwriting_leaves_nothing_that_passes_for_the_new_run(tmp_path, reaper):
+    deaths = 0
+    while True:
+        directory = tmp_path / f"{deaths}"
+        directory.mkdir()
+        run.begin(directory, "--old\n", overwrite=False)
+        Checkpoints(directory).save(1, {"image": np.ones(3)}, np.zeros((2, 7)))
+        for name in ("manifest.json", "metrics.csv", "image.png"):
+            (directory / name).write_text("old")
+        reaper.folder, reaper.left = str(directory), deaths
+        try:
+            run.begin(directory, "--new\n", overwrite=True)
+        except Killed:
+            reaper.folder = None
+        else:
+            break
+        finally:
+            reaper.folder = None
+        record = directory / "run.flags"
+        if record.exists() and record.read_text() == "--old\n":
+            with pytest.raises(UserError, match="other flags"):
+                run.begin(directory, "--new\n", overwrite=False)
+        assert run.begin(directory, "--new\n", overwrite=True) == "new"
+        assert [path.name for path in directory.iterdir()] == ["run.flags"]
+        deaths += 1
+    assert deaths >= 6
+
+
+@pytest.mark.parametrize("name", run.FILES)
+def test_what_is_of_no_run_is_not_touched(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"holds '{name}', which is of no run"):
+            run.begin(tmp_path, "--a=1\n", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": 1}', "[" * 100_000, '{"status": "finished"}'])
+def test_a_manifest_that_does_not_say_that_the_run_ended_means_that_it_did_not(tmp_path, text):
+    run.begin(tmp_path, "--a=1\n", overwrite=False)
+    (tmp_path / "manifest.json").write_text(text)
+    assert run.begin(tmp_path, "--a=1\n", overwrite=False) == "unfinished"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_from_their_table_to_the_bit(tmp_path):
+    losses = np.random.default_rng(0).lognormal(0, 40, (9, 4)).astype(np.float32)
+    rows = np.column_stack([np.arange(9), np.arange(9) + 1, np.arange(9) / 8, losses])
+    run.write_metrics(tmp_path / "metrics.csv", rows)
+    np.testing.assert_array_equal(np.float32(run.read_metrics(tmp_path / "metrics.csv")), np.float32(rows))
+    assert (
+        (tmp_path / "metrics.csv").read_text().startswith("step,evaluations,seconds,total,content,style,tv\n")
+    )
+
+
+def test_readers_see_the_old_file_or_the_new_one(tmp_path):
+    path, seen, done = tmp_path / "file", set(), threading.Event()
+    contents = [letter * 100_000 for letter in (b"a", b"b")]
+    run.write_atomically(path, contents[0])
+
+    def read():
+        while not done.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for k in range(50):
+        run.write_atomically(path, contents[k % 2])
+    done.set()
+    reader.join()
+    assert seen <= set(contents)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    run.write_atomically(path, b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.write_atomically(path, b"new")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_a_manifest_holds_any_file_name(tmp_path):
+    name = os.fsdecode(b"\xff\n\"<script>'") + "é☃"
+    run.write_manifest(tmp_path, {"pictures": {name: 1}})
+    assert run.read_manifest(tmp_path) == {"pictures": {name: 1}}
+    assert "é☃" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
+
+
+def test_the_environment_tells_what_decides_the_bits():
+    found = run.environment()
+    assert {"jax", "jaxlib", "flax", "optax", "jaxopt", "python"} <= set(found["versions"])
+    assert found["backend"] == "cpu"
+    assert len(found["code_sha256"]) == 64
+    assert json.loads(json.dumps(found)) == found
