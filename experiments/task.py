@@ -16,6 +16,9 @@ from experiments import launch
 from jaxstyle import memory, objective, optimizers, pictures, run, start, training, vgg, weights
 from jaxstyle.errors import UserError
 
+#: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
+MAX_WEIGHT = 1e25
+
 
 class Task(NamedTuple):
     """A problem with its start image, and what a manifest says of them."""
@@ -139,6 +142,12 @@ def read() -> Task:
                 f"each side must have {vgg.smallest_side(deepest)} pixels or more"
             )
     content = jnp.asarray(images[launch.CONTENT.value])
+    weighting = objective.weighting(recipe, content.shape)
+    if not max(*weighting.content.values(), *weighting.style.values(), weighting.tv) <= MAX_WEIGHT:
+        raise UserError(
+            "--content_weight, --style_weight, --tv_weight: each, times the weight of a "
+            f"layer, must be at most {MAX_WEIGHT:g}; float32 cannot hold the loss otherwise"
+        )
     record_recipe(recipe, content.shape)
     form = objective.FORMS[launch.LOSS.value]
     # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
@@ -147,7 +156,7 @@ def read() -> Task:
         vgg.prepare(loaded.network, deepest, "direct"),
         content,
         [(images[path], share) for path, share in shares.items()],
-        objective.weighting(recipe, content.shape),
+        weighting,
     )
     problem = problem._replace(network=vgg.prepare(loaded.network, deepest, launch.CONVOLUTION.value))
     facts = {

@@ -230,6 +230,7 @@ BAD = {
     "a size that a layer shrinks to nothing": (["--size=8"], "16 pixels"),
     "a size that is none": (["--size=big"], "longer side"),
     "a negative weight": (["--style_weight=-1"], "style_weight"),
+    "a weight that float32 cannot hold with a layer's": (["--style_weight=1e38"], "style_weight"),
     "no steps": (["--steps=0"], "steps"),
     "a seed out of range": (["--seed=-1"], "seed"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
