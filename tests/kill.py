@@ -7,6 +7,7 @@ all three as arms; a JSON line each. `tests/test_kill.py` is the short form.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -55,18 +56,27 @@ def leftovers(workdir: pathlib.Path) -> list[str]:
     ]
 
 
+def checkpoints(workdir: pathlib.Path) -> set[pathlib.Path]:
+    """The folders of checkpoints, drafts among them. A process may be changing them: nothing in them is opened."""
+    found = set()
+    for folder in (workdir / "checkpoints", *workdir.glob("arms/*/checkpoints")):
+        with contextlib.suppress(FileNotFoundError):
+            found |= set(folder.iterdir())
+    return found
+
+
 def moment(workdir: pathlib.Path) -> str:
     """What a killed process was doing, from what it left."""
-    checkpoints = [path.name for path in workdir.rglob("checkpoints/*")]
-    if not all(name.isdecimal() for name in checkpoints):
+    names = [path.name for path in checkpoints(workdir)]
+    if not all(name.isdecimal() for name in names):
         return "while a checkpoint was written"
-    return "between checkpoints" if checkpoints else "without a checkpoint"
+    return "between checkpoints" if names else "without a checkpoint"
 
 
 def await_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
     """Returns when a process writes a checkpoint or ends."""
-    before = set(workdir.rglob("checkpoints/*"))
-    while process.poll() is None and set(workdir.rglob("checkpoints/*")) <= before:
+    before = checkpoints(workdir)
+    while process.poll() is None and checkpoints(workdir) <= before:
         time.sleep(0.01)
 
 
