@@ -69,7 +69,7 @@ def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
     weighting = objective.weighting(objective.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
-    pose = jax.jit(functools.partial(objective.pose, objective.GATYS))
+    pose = convolution.jit(functools.partial(objective.pose, objective.GATYS))
     problem = pose(vgg.prepare(network, deepest, "direct"), content, [(style, 1.0)], weighting)
     return problem._replace(network=vgg.prepare(network, deepest, method)), image
 
@@ -93,14 +93,14 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median_s": statistics.median(seconds), "min_s": min(seconds)}
 
 
-def measure_step(size: int, method: str, batch: int, repeats: int) -> dict[str, Any]:
+def measure_step(size: int, method: str, batch: int, remat: bool, repeats: int) -> dict[str, Any]:
     """One evaluation of loss and gradient."""
     problem, image = posed(size, method)
-    evaluate = functools.partial(objective.evaluate, objective.GATYS)
+    evaluate = functools.partial(objective.evaluate, objective.GATYS._replace(remat=remat))
     if batch > 1:
         evaluate, image = jax.vmap(evaluate, (None, 0)), jnp.stack([image] * batch)
     begun = time.perf_counter()
-    compiled = jax.jit(evaluate).lower(problem, image).compile()
+    compiled = convolution.jit(evaluate).lower(problem, image).compile()
     compile_s = time.perf_counter() - begun
     memory.keep_freed(memory.required(compiled))
     seconds = timed(lambda: compiled(problem, image), repeats)
@@ -117,11 +117,12 @@ def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[s
     problem, image = posed(size, method)
     spec = optimizers.parse(text)
     program = training.program(objective.GATYS, spec.name, spec.static)
-    evaluate = jax.jit(functools.partial(objective.evaluate, objective.GATYS)).lower(problem, image).compile()
+    evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
+    evaluate = evaluate.lower(problem, image).compile()
     memory.keep_freed(memory.required(evaluate))
     init, step = program
     if spec.name not in optimizers.ON_HOST:
-        init, step = jax.jit(init), jax.jit(step, donate_argnums=1)
+        init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.copy(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
     for _ in range(2):
         state, _ = step(problem, state)
@@ -147,9 +148,11 @@ def measure_layers(size: int, method: str, repeats: int) -> list[dict[str, Any]]
     network, rows = random_network(), []
 
     def add(name: str, function: Callable, maps: jax.Array, *arguments: Any) -> jax.Array:
-        forward = jax.jit(function)
+        forward = convolution.jit(function)
         result = forward(maps, *arguments)
-        both = jax.jit(lambda maps, out, *rest: jax.vjp(lambda m: function(m, *rest), maps)[1](out)[0])
+        both = convolution.jit(
+            lambda maps, out, *rest: jax.vjp(lambda m: function(m, *rest), maps)[1](out)[0]
+        )
         rows.append(
             {
                 "layer": name,
@@ -221,7 +224,7 @@ def alone(function: Callable, *arguments: Any) -> Any:
 def against_torch(size: int, method: str, rounds: int, repeats: int, python: str) -> dict[str, Any]:
     """Our step and PyTorch's in both layouts, in turn, and the ratio of medians to its better layout."""
     sides: dict[str, Callable[[], dict]] = {
-        "ours": lambda: alone(measure_step, size, method, 1, repeats),
+        "ours": lambda: alone(measure_step, size, method, 1, False, repeats),
         "channels_last": lambda: measure_torch(python, size, repeats, "channels_last"),
         "contiguous": lambda: measure_torch(python, size, repeats, "contiguous"),
     }
@@ -270,8 +273,10 @@ def main() -> None:
         for method in _CONVOLUTIONS.value:
             where = {"size": size, "convolution": method}
             for batch in batches:
-                found = alone(measure_step, size, method, batch, _REPEATS.value)
-                emit(row="step", **where, batch=batch, **summary(found.pop("seconds")), **found)
+                for remat in (False, True) if launch.REMAT.value else (False,):
+                    found = alone(measure_step, size, method, batch, remat, _REPEATS.value)
+                    seconds = summary(found.pop("seconds"))
+                    emit(row="step", **where, batch=batch, remat=remat, **seconds, **found)
             for text in _OPTIMIZERS.value:
                 found = alone(measure_optimizer, size, method, text, _REPEATS.value)
                 emit(row="optimizer", **where, optimizer=text, **found)

@@ -101,6 +101,11 @@ CONVOLUTION = flags.DEFINE_enum(
     ["auto", "direct", "winograd"],
     "How the 3x3 convolutions are computed; auto takes the faster for each layer.",
 )
+REMAT = flags.DEFINE_bool(
+    "remat",
+    False,
+    "Compute feature maps a second time instead of keeping them: less memory, more time, the same result.",
+)
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
 )

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import optimizers, report, run, training
+from jaxstyle import convolution, optimizers, report, run, training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 
@@ -112,8 +112,8 @@ def memory() -> int:
 def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
     """The programs for `count` rates, or for fewer if --chunk is not set and half of the memory is too little."""
     program = training.program(posed.form, spec.name, spec.static)
-    init = jax.jit(jax.vmap(program.init, (None, None, 0)))
-    step = jax.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
+    init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
+    step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
     while True:
         structure = jax.eval_shape(init, posed.problem, posed.start, hyperparameters(spec, [1.0] * count))
         compiled = step.lower(posed.problem, structure).compile()

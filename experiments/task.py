@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from jaxstyle import memory, objective, optimizers, pictures, run, start, training, vgg, weights
+from jaxstyle import convolution, memory, objective, optimizers, pictures, run, start, training, vgg, weights
 from jaxstyle.errors import UserError
 
 #: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
@@ -118,7 +118,7 @@ def pose(form: objective.Form, *targets: Any) -> objective.Problem:
     """`objective.pose`, compiled once a process for the same form and shapes."""
     key = (form, signature(targets))
     if key not in _posing:
-        _posing[key] = jax.jit(functools.partial(objective.pose, form)).lower(*targets).compile()
+        _posing[key] = convolution.jit(functools.partial(objective.pose, form)).lower(*targets).compile()
     return fitting(_posing[key], targets[1].shape)(*targets)
 
 
@@ -149,7 +149,7 @@ def read() -> Task:
             f"layer, must be at most {MAX_WEIGHT:g}; float32 cannot hold the loss otherwise"
         )
     record_recipe(recipe, content.shape)
-    form = objective.FORMS[launch.LOSS.value]
+    form = objective.FORMS[launch.LOSS.value]._replace(remat=launch.REMAT.value)
     # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
     problem = pose(
         form,
@@ -210,8 +210,8 @@ def compiled(
             init, step = program
         else:
             structure = jax.eval_shape(program.init, *arguments)
-            init = jax.jit(program.init).lower(*arguments).compile()
-            step = jax.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
+            init = convolution.jit(program.init).lower(*arguments).compile()
+            step = convolution.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
             memory.keep_freed(memory.required(fitting(step, image.shape)))
         _compiled[key] = Compiled(init, step, structure, time.perf_counter() - begun)
     return _compiled[key]

@@ -12,7 +12,8 @@ Convolutional Neural Networks", 2016, section 4.1. Their points 0, ±1, ±2, ∞
 halve the rounding error.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,17 @@ from jax import Array, lax
 from jaxtyping import Float
 
 Maps = Float[Array, "height width channels"]
+
+
+def jit(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` for functions that evaluate these layers.
+
+    XLA's CPU backend drops optimization barriers before it fuses operations, by a pass that is left out here. What
+    a step at 1024×1024 holds in between then needs 1.4 GB of memory, where it needed 2.3.
+    """
+    left_out = {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
+    return jax.jit(function, compiler_options=left_out, **options)
+
 
 _ROOT = 2**0.5
 # G. The row of a point p is (1, p, p²) over the product of its differences from the other points.
@@ -65,10 +77,11 @@ def prepare(kernel: Float[Array, "3 3 in out"], bias: Float[Array, " out"], meth
         small = min(kernel.shape[2:]) < 64 or max(kernel.shape[2:]) < 128
         method = "direct" if small or jax.default_backend() != "cpu" else "winograd"
     kernel = np.asarray(kernel)
-    flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
     if method == "direct":
+        flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
         return Filters(jnp.asarray(kernel), jnp.asarray(flipped), jnp.asarray(bias))
-    return Filters(_transform_filters(kernel), _transform_filters(flipped), jnp.asarray(bias))
+    forward = _transform_filters(kernel)
+    return Filters(jnp.asarray(forward), jnp.asarray(_flip_transformed(forward)), jnp.asarray(bias))
 
 
 @jax.custom_vjp
@@ -79,7 +92,10 @@ def convolve_relu(
 
     Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero.
     """
-    return jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
+    # Without the barrier each reader of the result computes it anew, and what it comes from is kept as well.
+    return lax.optimization_barrier(
+        jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
+    )
 
 
 def _convolve_relu_forward(maps, filters):
@@ -128,6 +144,27 @@ def _max_pool_backward(residuals, gradient):
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def average_pool(maps: Maps) -> Float[Array, "height//2 width//2 channels"]:
+    """The mean of each 2×2 window; an odd last row or column is left out. Gatys et al. 2016, section 2."""
+    a, b, c, d = _window(maps)
+    return 0.25 * ((a + b) + (c + d))
+
+
+def l2_pool(maps: Maps) -> Float[Array, "height//2 width//2 channels"]:
+    """The root of the mean square of each 2×2 window; an odd last row or column is left out.
+
+    Its gradient is 0 where a window is 0. Simoncelli and Hénaff 2016 use it for texture; `pystiche` and others
+    offer it for style transfer.
+    """
+    a, b, c, d = _window(maps)
+    square = 0.25 * ((a * a + b * b) + (c * c + d * d))
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+POOLING = {"max": max_pool, "average": average_pool, "l2": l2_pool}
+
+
 def _window(maps: Maps) -> list[Maps]:
     """The four pixels of each 2×2 window, in reading order."""
     height, width = maps.shape[0] // 2 * 2, maps.shape[1] // 2 * 2
@@ -158,11 +195,21 @@ def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"]) -> Maps:
     return result[:height, :width]
 
 
-def _transform_filters(kernel) -> Float[Array, "6 6 in out"]:
+def _transform_filters(kernel) -> Float[np.ndarray, "6 6 in out"]:
     """G g Gᵀ. In float64, as it is done once."""
     both = np.kron(_FILTER_TRANSFORM, _FILTER_TRANSFORM)
     transformed = both @ np.asarray(kernel, np.float64).reshape(9, -1)
-    return jnp.asarray(transformed.reshape(6, 6, *kernel.shape[2:]), jnp.float32)
+    return transformed.astype(np.float32).reshape(6, 6, *kernel.shape[2:])
+
+
+def _flip_transformed(transformed: Float[np.ndarray, "6 6 in out"]) -> Float[np.ndarray, "6 6 out in"]:
+    """The transform of the flipped filters with in and out exchanged, to the bit that of `_transform_filters`.
+
+    A flipped filter at a point p is p² times the filter at 1/p, and the points are in pairs p, 1/p.
+    """
+    reciprocal, square = [5, 3, 4, 1, 2, 0], np.float32([1, -2, -2, -0.5, -0.5, 1])
+    flipped = transformed[reciprocal][:, reciprocal] * np.multiply.outer(square, square)[:, :, None, None]
+    return flipped.swapaxes(2, 3)
 
 
 def _transform_input(d) -> list[Maps]:

@@ -7,12 +7,13 @@ The form of the losses is static (functions); everything a number can be is an a
 ARGUMENT of the compiled step, so that arms that differ in weights or targets share one program.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from jaxstyle import losses, vgg
@@ -22,12 +23,13 @@ Image = Float[Array, "height width 3"]
 
 
 class Form(NamedTuple):
-    """The formulas of the losses. Compare `losses`."""
+    """The formulas of the losses, see `losses`, and whether feature maps are computed again to save memory."""
 
     content: Callable[[Array, Array], Scalar]
     statistics: Callable[[Array], Array]
     style: Callable[[Array, Array], Scalar]
     variation: Callable[[Image], Scalar]
+    remat: bool = False
 
 
 GATYS = Form(losses.gatys_content, losses.gram_matrix, losses.gatys_style, losses.squared_variation)
@@ -176,26 +178,69 @@ def style_targets(
     return blended
 
 
+class LayerTerms(NamedTuple):
+    """What one layer adds to the terms of the loss."""
+
+    content: Scalar
+    style: Scalar
+
+
+def layer_terms(form: Form, problem: Problem, name: str, maps: Array) -> tuple[Array, LayerTerms]:
+    """Feature maps of a layer from those of the layer before, and what it adds to the terms of the loss."""
+    maps = vgg.layer(problem.network, name, maps)
+    content = style = jnp.zeros((), maps.dtype)
+    if name in problem.content_targets:
+        content = problem.content_weights[name] * form.content(maps, problem.content_targets[name])
+    if name in problem.style_targets:
+        style = problem.style_weights[name] * form.style(form.statistics(maps), problem.style_targets[name])
+    return maps, LayerTerms(content, style)
+
+
 def terms(form: Form, problem: Problem, image: Image) -> Terms:
     """The weighted terms of the loss at `image`. Gatys et al. 2016, equations 1, 4, 5 and 7."""
-    taps = vgg.features(problem.network, image, {*problem.content_targets, *problem.style_targets})
-    content = sum(
-        weight * form.content(taps[name], problem.content_targets[name])
-        for name, weight in problem.content_weights.items()
-    )
-    style = sum(
-        weight * form.style(form.statistics(taps[name]), problem.style_targets[name])
-        for name, weight in problem.style_weights.items()
-    )
+    maps, found = image, []
+    for name in problem.network.filters:
+        maps, own = layer_terms(form, problem, name, maps)
+        found.append(own)
+    content, style = map(sum, zip(*found, strict=True))
     return Terms(content, style, problem.tv_weight * form.variation(image))
 
 
 def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
-    """Total loss, its terms and its gradient with respect to the image: what one step costs."""
+    """Total loss, its terms and its gradient with respect to the image: what one step costs.
 
-    def total(image: Image) -> tuple[Scalar, Terms]:
-        parts = terms(form, problem, image)
-        return sum(parts), parts
+    The gradient is that of `terms`, layer by layer from the deepest, in an order that saves memory: `jax.grad` would
+    have XLA compute the gradients of all layers' losses at once and hold them until they are needed. With
+    `form.remat` only the first feature maps of each block are kept, and the others are computed a second time.
+    """
+    tv, pull_tv = jax.vjp(lambda image: problem.tv_weight * form.variation(image), image)
+    maps, found, blocks = image, [], []
+    for names in problem.network.blocks:
+        inputs = maps
+        maps, own, pulls = _forward(form, problem, names, inputs)
+        found += own
+        blocks.append((names, inputs, pulls))
+    gradient = jnp.zeros_like(maps)
+    for names, inputs, pulls in reversed(blocks):
+        if form.remat:
+            inputs, gradient = lax.optimization_barrier((inputs, gradient))
+            _, _, pulls = _forward(form, problem, names, inputs)
+        for pull in reversed(pulls):
+            # The layer's own losses wait for the gradient that comes from deeper ones.
+            gradient, one = lax.optimization_barrier((gradient, jnp.ones((), maps.dtype)))
+            (gradient,) = pull((gradient, LayerTerms(one, one)))
+    content, style = map(sum, zip(*found, strict=True))
+    (gradient_tv,) = pull_tv(jnp.ones_like(tv))
+    return Evaluation(content + style + tv, Terms(content, style, tv), gradient + gradient_tv)
 
-    (value, parts), gradient = jax.value_and_grad(total, has_aux=True)(image)
-    return Evaluation(value, parts, gradient)
+
+def _forward(
+    form: Form, problem: Problem, names: Sequence[str], maps: Array
+) -> tuple[Array, list[LayerTerms], list[Callable]]:
+    """The last maps of some layers, their terms, and the functions that pull gradients back through each."""
+    found, pulls = [], []
+    for name in names:
+        (maps, own), pull = jax.vjp(functools.partial(layer_terms, form, problem, name), maps)
+        found.append(own)
+        pulls.append(pull)
+    return maps, found, pulls

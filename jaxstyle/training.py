@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxstyle import objective, optimizers
+from jaxstyle import convolution, objective, optimizers
 from jaxstyle.line_search import Iterate
 
 Scalar = Float[Array, ""]
@@ -89,7 +89,7 @@ def program(
     build = optimizers.build(name, static)
     evaluate = functools.partial(objective.evaluate, form)
     if name in optimizers.ON_HOST:
-        evaluate = jax.jit(evaluate)
+        evaluate = convolution.jit(evaluate)
 
     def init(problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
         start = Iterate(image, evaluate(problem, image))
@@ -144,7 +144,7 @@ def run(
     """
     init, step = program(form, spec.name, spec.static)
     if spec.name not in optimizers.ON_HOST:
-        init, step = jax.jit(init), jax.jit(step, donate_argnums=1)
+        init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
     rows = [jax.device_get(metrics(state))]  # before the step is given the state's buffers
     for _ in range(steps):

@@ -7,9 +7,13 @@ Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scal
 table 1, configurations D (VGG16) and E (VGG19).
 """
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import jax.numpy as jnp
+from flax import struct
 from jax import Array
 from jaxtyping import Float
 
@@ -51,16 +55,39 @@ def layer_names(architecture: str) -> Sequence[str]:
     )
 
 
-class PreparedNetwork(NamedTuple):
-    """A network down to one layer, its convolutions ready to be evaluated many times. A pytree of arrays."""
+@struct.dataclass
+class PreparedNetwork:
+    """A network down to one layer, its convolutions ready to be evaluated many times. A pytree of arrays.
+
+    `pooling` and `padding` are static, see `prepare`.
+    """
 
     filters: Mapping[str, Filters]
     mean: Float[Array, "3"]
     std: Float[Array, "3"]
+    pooling: str = struct.field(pytree_node=False)
+    padding: str = struct.field(pytree_node=False)
+
+    @property
+    def blocks(self) -> Sequence[Sequence[str]]:
+        """The layers by block, shallow to deep."""
+        return [
+            list(names) for _, names in itertools.groupby(self.filters, lambda name: name[: len("block1")])
+        ]
 
 
-def prepare(network: Network, deepest: str, method: str = "auto") -> PreparedNetwork:
-    """Transforms the filters of `network` down to the layer `deepest`; `method` as in `convolution.prepare`.
+def prepare(
+    network: Network, deepest: str, method: str = "auto", pooling: str = "max", padding: str = "zero"
+) -> PreparedNetwork:
+    """Transforms the filters of `network` down to the layer `deepest`.
+
+    Args:
+      network: the parameters.
+      deepest: the last layer that will be evaluated.
+      method: of the convolutions, as in `convolution.prepare`.
+      pooling: of 2×2 windows before each block but the first, one of `convolution.POOLING`.
+      padding: what the first convolution sees around the image: "zero", or "edge", the nearest pixel of the
+        image, so that its borders look like no edge. Deeper convolutions pad with zeros.
 
     Raises:
       KeyError: the network has no layer `deepest`.
@@ -68,14 +95,35 @@ def prepare(network: Network, deepest: str, method: str = "auto") -> PreparedNet
     names = list(network.convolutions)
     if deepest not in names:
         raise KeyError(deepest)
+    names = names[: names.index(deepest) + 1]
+    with ThreadPoolExecutor() as threads:  # NumPy lets several layers be transformed at once
+        prepared = threads.map(lambda name: convolution.prepare(*network.convolutions[name], method), names)
     return PreparedNetwork(
-        {
-            name: convolution.prepare(*network.convolutions[name], method)
-            for name in names[: names.index(deepest) + 1]
-        },
+        dict(zip(names, prepared, strict=True)),
         network.mean,
         network.std,
+        pooling,
+        padding,
     )
+
+
+def layer(
+    network: PreparedNetwork, name: str, maps: Float[Array, "height width channels"]
+) -> Float[Array, "height' width' channels'"]:
+    """Feature maps of one layer from those of the layer before, or from the image.
+
+    At the beginning of a block but the first, the maps are pooled; an odd last row or column is left out.
+    """
+    filters = network.filters[name]
+    if name == "block1_conv1":
+        maps = (maps - network.mean[None, None]) / network.std[None, None]
+        if network.padding == "edge":
+            return convolution.convolve_relu(jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), "edge"), filters)[
+                1:-1, 1:-1
+            ]
+    elif name.endswith("_conv1"):
+        maps = convolution.POOLING[network.pooling](maps)
+    return convolution.convolve_relu(maps, filters)
 
 
 def features(
@@ -83,23 +131,18 @@ def features(
 ) -> dict[str, Float[Array, "height' width' channels"]]:
     """Feature maps of `layers`, evaluated to the deepest of them and no further.
 
-    2×2 max pooling stands before each block but the first; an odd last row or column is left out of it.
-
     Raises:
       KeyError: the network has no such layer.
     """
     if missing := set(layers) - set(network.filters):
         raise KeyError(min(missing))
-    taps = {}
-    maps = (image - network.mean[None, None]) / network.std[None, None]
-    for name, filters in network.filters.items():
-        if name.endswith("_conv1") and name != "block1_conv1":
-            maps = convolution.max_pool(maps)
-        maps = convolution.convolve_relu(maps, filters)
-        if name in layers:
-            taps[name] = maps
+    maps, taps = image, {}
+    for name in network.filters:
         if len(taps) == len(layers):
             break
+        maps = layer(network, name, maps)
+        if name in layers:
+            taps[name] = maps
     return taps
 
 

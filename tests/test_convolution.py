@@ -104,6 +104,13 @@ def test_winograd_agrees_with_direct_on_real_weights(name, picture):
         maps = expected
 
 
+def test_the_filters_of_the_backward_pass_are_those_of_the_flipped_kernel_to_the_bit():
+    _, kernel, bias = random_layer(7, 1, 1, 5, 8)
+    flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
+    expected = convolution.prepare(flipped, np.zeros(5, np.float32), "winograd").forward
+    np.testing.assert_array_equal(convolution.prepare(kernel, bias, "winograd").backward, expected)
+
+
 @pytest.mark.parametrize("method", ["direct", "winograd"])
 def test_batches_by_vmap_and_recomputation_by_checkpoint_change_nothing(method):
     _, kernel, bias = random_layer(4, 1, 1, 4, 6)

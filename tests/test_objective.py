@@ -1,5 +1,6 @@
 """The total loss and its gradient against finite differences, and the study's printed values."""
 
+import functools
 import json
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import objective, optimizers, pictures, start, training, vgg, weights
+from jaxstyle import convolution, objective, optimizers, pictures, start, training, vgg, weights
 
 
 @pytest.mark.parametrize("name", objective.FORMS)
@@ -31,6 +32,17 @@ def test_gradients_agree_with_finite_differences_in_float64(name, random_network
         h = 1e-6
         difference = (total(image + h * direction) - total(image - h * direction)) / (2 * h)
         np.testing.assert_allclose(slope, difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("name", objective.FORMS)
+def test_the_gradient_by_layers_is_that_of_the_terms(name, remat, make_problem, content):
+    form = objective.FORMS[name]
+    problem, image = make_problem(form), jnp.asarray(content[::-1])
+    expected = jax.value_and_grad(lambda image: sum(objective.terms(form, problem, image)))(image)
+    found = convolution.jit(functools.partial(objective.evaluate, form._replace(remat=remat)))(problem, image)
+    np.testing.assert_allclose(found.total, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found.gradient, expected[1], atol=1e-6 * np.abs(expected[1]).max())
 
 
 @pytest.mark.parametrize("name", objective.FORMS)

@@ -8,26 +8,35 @@ from scipy import ndimage
 from jaxstyle import vgg
 
 
-def reference_features(network, image):
+POOLING = {
+    "max": lambda windows: windows.max((1, 3)),
+    "average": lambda windows: windows.mean((1, 3)),
+    "l2": lambda windows: np.sqrt((windows**2).mean((1, 3))),
+}
+
+
+def reference_features(network, image, pooling="max", padding="zero"):
     """VGG in float64 on SciPy's correlation, one channel at a time."""
+    outside = {"zero": "constant", "edge": "nearest"}[padding]
     maps = (np.float64(image) - network.mean) / network.std
     taps = {}
     for name, (kernel, bias) in network.convolutions.items():
         if name.endswith("_conv1") and name != "block1_conv1":
             height, width = (side // 2 for side in maps.shape[:2])
-            maps = maps[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
+            maps = POOLING[pooling](maps[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1))
         maps = np.stack(
             [
                 bias[o]
                 + sum(
-                    ndimage.correlate(maps[..., i], np.float64(kernel[:, :, i, o]), mode="constant")
+                    ndimage.correlate(maps[..., i], np.float64(kernel[:, :, i, o]), mode=outside)
                     for i in range(kernel.shape[2])
                 )
                 for o in range(kernel.shape[3])
             ],
             axis=-1,
         )
-        maps = taps[name] = np.maximum(maps, 0)
+        maps, outside = np.maximum(maps, 0), "constant"
+        taps[name] = maps
     return taps
 
 
@@ -39,6 +48,16 @@ def test_features_agree_with_scipy_at_every_layer(random_network, content, metho
     for name in expected:
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(("pooling", "padding"), [("average", "zero"), ("l2", "edge"), ("max", "edge")])
+def test_pooling_and_padding_agree_with_numpy(random_network, content, pooling, padding):
+    expected = reference_features(random_network, content, pooling, padding)
+    network = vgg.prepare(random_network, "block3_conv1", pooling=pooling, padding=padding)
+    layers = ("block1_conv1", "block1_conv2", "block2_conv1", "block3_conv1")
+    for name, maps in vgg.features(network, content, layers).items():
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(maps, expected[name], atol=2e-5 * scale, err_msg=name)
 
 
 def test_the_network_is_prepared_down_to_the_layer_asked_for_and_no_further(random_network):
