@@ -70,7 +70,7 @@ def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
     weighting = objective.weighting(objective.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
     pose = convolution.jit(functools.partial(objective.pose, objective.GATYS))
-    problem = pose(vgg.prepare(network, deepest, "direct"), content, [(style, 1.0)], weighting)
+    problem = pose(vgg.prepare(network, deepest, "direct"), content, [objective.Style(style)], weighting)
     return problem._replace(network=vgg.prepare(network, deepest, method)), image
 
 

@@ -10,7 +10,7 @@ The words of the claims, with L the total loss by step, n the number of steps:
   that over the last tenth. A single lucky or unlucky step moves neither much.
 - the *wobble* of some steps is the mean of min(1, L/B − 1), where B is the lowest loss up to each step: how far above
   its own best a curve usually is. A falling curve has 0; a sawtooth of relative height h has about h/2.
-- a curve *oscillates* where its wobble is above 0.05, looked at from the middle of the run to the end.
+- a curve *oscillates* where its wobble is above 0.1, looked at from the middle of the run to the end.
 - it *converges* if it does not oscillate and its late loss is at most half of the loss of the start image.
 - it *converges fast* if moreover a third of the steps takes it below a quarter of the loss of the start image.
 - *about the same* is within a factor of 1.25.
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-WOBBLE = 0.05
+WOBBLE = 0.1
 SAME = 1.25
 ENOUGH = 2 / 3
 

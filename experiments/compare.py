@@ -15,6 +15,7 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -165,7 +166,9 @@ def judge(experiment: str, against: str | None, arms: list[report.Arm]) -> list[
 
 
 def _json(value: Any) -> Any:
-    """JSON has no infinities."""
+    """JSON has no infinities, and none of NumPy's numbers."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {key: _json(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from jaxstyle import memory, objective
+from jaxstyle import color, convolution, memory, objective, style_losses, training
 from jaxstyle.errors import UserError
 
 
@@ -38,7 +38,7 @@ class _PathSerializer(flags.ArgumentSerializer):
 _PATH = (_PathParser(), _PathSerializer())
 
 
-def _define_path(name: str, default: str, help_: str) -> flags.FlagHolder[str]:
+def _define_path(name: str, default: str | None, help_: str) -> flags.FlagHolder[str]:
     return flags.DEFINE(_PATH[0], name, default, help_, serializer=_PATH[1])
 
 
@@ -90,8 +90,82 @@ STYLE_LAYER = flags.DEFINE_multi_string(
     None,
     "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss.",
 )
-INIT = _define_path("init", "content", "Start image: content, noise, ivanov2017, or a picture file.")
-STEPS = flags.DEFINE_integer("steps", 200, "Iterations of the optimizer.", lower_bound=1)
+STYLE_LOSS = flags.DEFINE_enum(
+    "style_loss",
+    "gram",
+    list(style_losses.STYLE_LOSSES),
+    "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), distributions "
+    "along random directions (sliced), or patches (mrf).",
+)
+STYLE_SCALE = flags.DEFINE_float(
+    "style_scale",
+    1.0,
+    "Size of the style pictures, relative to --size: larger gives larger brush strokes.",
+    lower_bound=0.05,
+    upper_bound=20,
+)
+POOLING = flags.DEFINE_enum(
+    "pooling", "max", list(convolution.POOLING), "How the network shrinks its feature maps."
+)
+PADDING = flags.DEFINE_enum(
+    "padding",
+    None,
+    ["zero", "edge"],
+    "What the network sees around the image: zeros, or its edge continued, which keeps borders clean. By default "
+    "edge, and zero for --loss=ivanov2017.",
+)
+PRESERVE_COLOR = flags.DEFINE_enum(
+    "preserve_color",
+    "none",
+    list(color.PRESERVE),
+    "Keep the photo's colours: style in luminance alone, or style pictures recoloured by histogram or by a linear "
+    "map.",
+)
+CONTENT_MASK = flags.DEFINE_multi(
+    *_PATH,
+    "content_mask",
+    None,
+    "Picture whose white is the region of the photo that takes a style; one for each --style, in their order.",
+)
+STYLE_MASK = flags.DEFINE_multi(
+    *_PATH,
+    "style_mask",
+    None,
+    "Picture whose white is the region of a style picture that its style is taken from; one for each --style.",
+)
+CONTENT_WEIGHT_MASK = _define_path(
+    "content_weight_mask",
+    None,
+    "Picture whose white is where the photo is kept; the weight of the content loss goes there.",
+)
+INIT = _define_path(
+    "init", "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
+)
+STEPS = flags.DEFINE_integer(
+    "steps", 200, "Iterations of the optimizer, at each of the --scales.", lower_bound=1
+)
+SCALES = flags.DEFINE_integer(
+    "scales",
+    1,
+    "From coarse to fine: so many sizes, each √2 times the one before, up to --size.",
+    lower_bound=1,
+    upper_bound=16,
+)
+CLIP = flags.DEFINE_bool("clip", False, "Bring every iterate to [0, 255], not the result alone.")
+KEEP = flags.DEFINE_enum(
+    "keep",
+    "last",
+    list(training.KEEPERS),
+    "Which image is the result: the last, the one of the lowest loss, or an average that forgets 1 % a step.",
+)
+SAVE_EVERY = flags.DEFINE_integer(
+    "save_every",
+    0,
+    "Steps between pictures in snapshots/, of which animation.webp is made at the end; 0 is none.",
+    lower_bound=0,
+)
+BITS = flags.DEFINE_integer("bits", 8, "Of each colour in the result: 8, or 16 for PNG and TIFF.")
+flags.register_validator("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
 SEED = flags.DEFINE_integer(
     "seed", 0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
 )
@@ -126,7 +200,9 @@ DETERMINISTIC = flags.DEFINE_bool(
 )
 
 #: Flags that say where and how a run goes, but not what it is.
-_NOT_RECORDED = frozenset({"workdir", "output", "overwrite", "checkpoint_seconds", "compilation_cache"})
+_NOT_RECORDED = frozenset(
+    {"workdir", "output", "quality", "dry_run", "overwrite", "checkpoint_seconds", "compilation_cache"}
+)
 
 
 def run(main: Callable[[], None]) -> None:

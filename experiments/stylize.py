@@ -1,16 +1,23 @@
 """One photo, one or more style pictures, one optimizer -> one picture.
 
 python -m experiments.stylize --content=me.jpg --style=painting.jpg --size=512 --workdir=runs/me
+
+A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of each photo, in a run of its own in
+`--workdir`/NAME; what they have in common is read, computed and compiled once.
 """
 
+import glob
 import pathlib
+import time
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import optimizers, pictures, run
+from jaxstyle import memory, optimizers, pictures, run
+from jaxstyle.errors import UserError
 
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer", "lbfgs", "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
@@ -18,27 +25,87 @@ _OPTIMIZER = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Write the picture to this file too: .png, .jpg, .webp or .tiff."
 )
+_QUALITY = flags.DEFINE_integer("quality", 95, "Of --output as JPEG or WebP.", lower_bound=1, upper_bound=100)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what the run would take: size, layers, memory, evaluations, time; and stop."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run writes.")
 
 flags.adopt_module_key_flags(launch)
 
+#: Of the files of a folder that are taken for photos.
+_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-def main() -> None:
-    directory = pathlib.Path(_WORKDIR.value)
+
+def photos(content: str) -> list[str]:
+    """The photos that --content names: itself, or the pictures of a folder or a pattern.
+
+    Raises:
+      UserError: the folder or the pattern has none.
+    """
+    path = pathlib.Path(content)
+    if path.is_dir():
+        found = [str(file) for file in path.iterdir() if file.suffix.lower() in _SUFFIXES]
+    elif glob.has_magic(content) and not path.exists():
+        found = glob.glob(content)
+    else:
+        return [content]
+    if not found:
+        raise UserError(
+            f"--content={content}: there is no picture; a picture, a folder or a pattern is needed"
+        )
+    return sorted(found)
+
+
+def describe(posed: task.Task, spec: optimizers.Spec) -> None:
+    """Prints what a run would take. Two steps at the last scale are made for it."""
+    last = len(posed.shapes) - 1
+    height, width, _ = posed.shapes[last]
+    start = jax.image.resize(posed.start, posed.shapes[last], "linear")
+    single = posed._replace(shapes=posed.shapes[last:], problem=lambda _: posed.problem(last), start=start)
+    ready, problem = task.compiled(single, spec, 0), posed.problem(last)
+    state = ready.begin(problem, start, task.hyperparameters(spec))
+    state, _ = jax.block_until_ready(ready.step(problem, state))
+    before, begun = int(state.evaluations), time.perf_counter()
+    state, _ = jax.block_until_ready(ready.step(problem, state))
+    seconds = (time.perf_counter() - begun) / (int(state.evaluations) - before)
+    steps = launch.STEPS.value
+    share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
+    free = memory.available() / 2**30
+    needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
+    print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
+    print(f"content layers: {', '.join(launch.CONTENT_LAYER.value)}")
+    print(f"style layers: {', '.join(launch.STYLE_LAYER.value)}")
+    print(f"memory: {needed} of {free:.1f} GiB that are free")
+    print(
+        f"evaluations: {len(posed.shapes) * (steps + 1)} at least; at {width}x{height} one takes {seconds:.2f} s"
+    )
+    print(
+        f"time: about {share * (steps + 1) * seconds:.0f} s, and {ready.seconds * len(posed.shapes):.0f} s to compile"
+    )
+
+
+def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
+    """Makes the picture that the flags describe in a directory, or goes on with it."""
     picture = directory / "image.png"
-    spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
-    if _OUTPUT.value:
-        pictures.check_writable(_OUTPUT.value)
     posed = task.read()
     record = launch.recorded_flags()
+    if _DRY_RUN.value:
+        describe(posed, spec)
+        return
     with run.claimed(directory):
         state = run.begin(directory, record, launch.OVERWRITE.value)
         if state in ("finished", "diverged"):
+            if _OUTPUT.value and launch.BITS.value > 8:
+                raise UserError(
+                    f"--output={_OUTPUT.value}: {picture} is there already; --overwrite makes both"
+                )
             print(f"{state} before; --overwrite runs it again")
-            finish(picture, record)
+            copy(pictures.read(picture), record)
+            print(f"picture: {_OUTPUT.value or picture}")
             return
         print("compiling …", flush=True)
-        with tqdm(total=launch.STEPS.value, unit="step", disable=None) as bar:
+        with tqdm(total=launch.STEPS.value * launch.SCALES.value, unit="step", disable=None) as bar:
 
             def report(row) -> None:
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
@@ -64,14 +131,44 @@ def main() -> None:
         )
     else:
         print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
-    finish(picture, record)
-
-
-def finish(picture: pathlib.Path, record: str) -> None:
-    """Writes the copy that --output asks for, and says where the picture is."""
-    if _OUTPUT.value:
-        pictures.write(_OUTPUT.value, pictures.read(picture), record)
+    copy(posed.finish(result.image), record)
     print(f"picture: {_OUTPUT.value or picture}")
+
+
+def copy(image: np.ndarray, record: str) -> None:
+    """Writes the picture that --output asks for."""
+    if _OUTPUT.value:
+        pictures.write(_OUTPUT.value, image, record, _QUALITY.value, launch.BITS.value)
+
+
+def main() -> None:
+    directory = pathlib.Path(_WORKDIR.value)
+    spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
+    if launch.CLIP.value and spec.name in optimizers.ON_HOST:
+        raise UserError(f"--clip: {spec.name} cannot; lbfgs can")
+    if _OUTPUT.value:
+        pictures.check_writable(_OUTPUT.value)
+    found = photos(launch.CONTENT.value)
+    if found == [launch.CONTENT.value]:
+        stylize(directory, spec)
+        return
+    if _OUTPUT.value:
+        raise UserError(
+            f"--output: there are {len(found)} photos; their pictures are in --workdir, each in a folder"
+        )
+    names = [pathlib.Path(path).name for path in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(
+            f"--content={launch.CONTENT.value}: has {twice!r} twice; their runs need different names"
+        )
+    for path in found:
+        pictures.read(path, 16)  # so that a damaged file is told before hours of work
+    given = flags.FLAGS.flag_values_dict()
+    for path, name in zip(found, names, strict=True):
+        for flag, value in (given | {"content": path}).items():
+            flags.FLAGS[flag].value = value
+        print(name)
+        stylize(directory / name, spec)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
     init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
     step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
     while True:
-        structure = jax.eval_shape(init, posed.problem, posed.start, hyperparameters(spec, [1.0] * count))
-        compiled = step.lower(posed.problem, structure).compile()
+        structure = jax.eval_shape(init, posed.problem(0), posed.start, hyperparameters(spec, [1.0] * count))
+        compiled = step.lower(posed.problem(0), structure).compile()
         sizes = compiled.memory_analysis()
         need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
         if _CHUNK.value or count == 1 or need <= memory() / 2:
@@ -143,14 +143,14 @@ def run_lanes(
     padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
     values = hyperparameters(spec, padded)
     checkpoints = Checkpoints(directory)
-    structure = jax.eval_shape(lanes.init, posed.problem, posed.start, values)
+    structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
     with run.interruptible() as signals:
-        restored = checkpoints.restore(structure)
+        restored = checkpoints.restore(lambda step: structure)
         if restored:
             state, rows = restored
             step = kept = int(state.step[0])
         else:
-            state, step, kept = lanes.init(posed.problem, posed.start, values), 0, None
+            state, step, kept = lanes.init(posed.problem(0), posed.start, values), 0, None
             rows = np.full((steps + 1, lanes.count, len(COLUMNS)), np.nan)
             rows[0] = np.stack(training.metrics(state)[:6], -1)
         written, cost = time.perf_counter(), 0.0
@@ -159,7 +159,7 @@ def run_lanes(
                 if step != kept:
                     checkpoints.save(step, state, rows)
                 raise run.Interrupted(signals[0])
-            state, metrics = lanes.step(posed.problem, state)
+            state, metrics = lanes.step(posed.problem(0), state)
             step += 1
             values = np.stack(metrics[:6], -1)
             rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, values)

@@ -1,7 +1,7 @@
-"""What the flags describe: the pictures and the network as a problem, and an arm of it run in its directory."""
+"""What the flags describe: pictures and network as a problem at each scale, and an arm of it in its directory."""
 
 import functools
-import math
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -10,89 +10,43 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from experiments import launch
-from jaxstyle import convolution, memory, objective, optimizers, pictures, run, start, training, vgg, weights
+from experiments import inputs, launch
+from jaxstyle import (
+    color,
+    convolution,
+    memory,
+    objective,
+    optimizers,
+    pictures,
+    run,
+    start,
+    style_losses,
+    training,
+    vgg,
+    weights,
+)
 from jaxstyle.errors import UserError
-
-#: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
-MAX_WEIGHT = 1e25
 
 
 class Task(NamedTuple):
-    """A problem with its start image, and what a manifest says of them."""
+    """What the flags describe.
+
+    Attributes:
+      form: of the losses.
+      shapes: of the image at each scale, that of the result last.
+      problem: by the number of its scale, posed when it is asked for.
+      start: the start image, of the first shape.
+      finish: what --preserve_color does to a result, of any of the shapes.
+      facts: for the manifest.
+    """
 
     form: objective.Form
-    problem: objective.Problem
+    shapes: Sequence[tuple[int, int, int]]
+    problem: Callable[[int], objective.Problem]
     start: jax.Array
+    finish: Callable[[np.ndarray], np.ndarray]
     facts: dict[str, Any]
-
-
-def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]:
-    """`NAME` or `NAME:weight`.
-
-    Raises:
-      UserError: the network has no such layer, or the weight is none.
-    """
-    name, colon, weight = text.partition(":")
-    if name not in known:
-        raise UserError(f"--{flag}={text}: no layer {name!r}; the network has {', '.join(known)}")
-    try:
-        value = float(weight) if colon else 1.0
-    except ValueError:
-        value = math.nan
-    if not (0 <= value < math.inf):
-        raise UserError(f"--{flag}={text}: the weight must be a number of 0 or more, not {weight!r}")
-    return name, value
-
-
-def read_recipe(known: Sequence[str]) -> objective.Recipe:
-    """The layers and weights that the flags give; where they give none, what suits --loss.
-
-    Raises:
-      UserError: a layer that is not `known`, or a weight that is none.
-    """
-    given: dict[str, Any] = {}
-    for field, flag in (("content_layers", launch.CONTENT_LAYER), ("style_layers", launch.STYLE_LAYER)):
-        if flag.value:
-            given[field] = dict(parse_layer(flag.name, text, known) for text in flag.value)
-    for flag in (launch.CONTENT_WEIGHT, launch.STYLE_WEIGHT, launch.TV_WEIGHT):
-        if flag.value is not None:
-            if not flag.value <= np.finfo(np.float32).max:
-                raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
-            given[flag.name] = flag.value
-    return objective.RECIPES[launch.LOSS.value]._replace(**given)
-
-
-def record_recipe(recipe: objective.Recipe, shape: Sequence[int]) -> None:
-    """Writes a recipe back to the flags, so that the record of a run does not depend on defaults."""
-    for flag, value in (
-        (launch.CONTENT_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.content_layers.items()]),
-        (launch.STYLE_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.style_layers.items()]),
-        (launch.CONTENT_WEIGHT, objective.content_weight(recipe, shape)),
-        (launch.STYLE_WEIGHT, recipe.style_weight),
-        (launch.TV_WEIGHT, recipe.tv_weight),
-    ):
-        flags.FLAGS[flag.name].value = value
-
-
-def parse_style(text: str) -> tuple[str, float]:
-    """`PATH` or `PATH:share`; a file that has the whole name is taken as it is.
-
-    Raises:
-      UserError: the share is none.
-    """
-    path, _, last = text.rpartition(":")
-    try:
-        share = float(last)
-    except ValueError:
-        return text, 1.0
-    if not path or pathlib.Path(text).exists():
-        return text, 1.0
-    if not 0 < share < math.inf:
-        raise UserError(f"--style={text}: the share must be a number greater than 0, not {last!r}")
-    return path, share
 
 
 def signature(arguments: Any) -> str:
@@ -111,109 +65,180 @@ def fitting(compiled: jax.stages.Compiled, image_shape: Sequence[int]) -> jax.st
     return compiled
 
 
-_posing: dict[Any, jax.stages.Compiled] = {}
+_programs: dict[Any, jax.stages.Compiled] = {}
+_regions: dict[Any, list[objective.Region]] = {}
 
 
-def pose(form: objective.Form, *targets: Any) -> objective.Problem:
-    """`objective.pose`, compiled once a process for the same form and shapes."""
-    key = (form, signature(targets))
-    if key not in _posing:
-        _posing[key] = convolution.jit(functools.partial(objective.pose, form)).lower(*targets).compile()
-    return fitting(_posing[key], targets[1].shape)(*targets)
-
-
-def read() -> Task:
-    """Reads what the flags name and poses the problem.
+def once(function: Callable, static: tuple, shape: Sequence[int], *arguments: Any) -> Any:
+    """The value of `function(*static, *arguments)`, compiled once a process for the same shapes.
 
     Raises:
-      UserError: a file or a flag cannot be used.
+      UserError: a picture of this shape is too large for the memory that is free.
     """
-    size, resize = pictures.parse_size(launch.SIZE.value), launch.RESIZE.value
-    shares = dict(parse_style(text) for text in launch.STYLE.value)
-    images = {path: pictures.read(path, size, resize) for path in (launch.CONTENT.value, *shares)}
-    loaded = weights.load(launch.WEIGHTS.value)
-    recipe = read_recipe(tuple(loaded.network.convolutions))
-    deepest = max(*recipe.content_layers, *recipe.style_layers)
-    for path, image in images.items():
-        height, width, _ = image.shape
+    key = (function, static, signature(arguments))
+    if key not in _programs:
+        _programs[key] = convolution.jit(functools.partial(function, *static)).lower(*arguments).compile()
+    return fitting(_programs[key], shape)(*arguments)
+
+
+def regions(
+    form: objective.Form, layers: Sequence[str], styles: list[objective.Style]
+) -> list[objective.Region]:
+    """`objective.regions` of style pictures, evaluated once a process for the same ones."""
+    direct = prepared(max(layers), "direct")
+    digest = hashlib.sha256(signature(styles).encode())
+    for leaf in jax.tree.leaves(styles):
+        digest.update(np.asarray(leaf).tobytes())
+    key = (form, tuple(layers), digest.digest())
+    if key not in _regions:
+        stream = start.stream(launch.SEED.value, "style_loss")
+        shape = styles[0].picture.shape
+        _regions[key] = once(objective.regions, (form, tuple(layers)), shape, direct, styles, stream)
+    return _regions[key]
+
+
+@functools.cache
+def prepared(deepest: str, method: str) -> vgg.PreparedNetwork:
+    """The network of --weights down to a layer, read and transformed once a process."""
+    network = weights.load(launch.WEIGHTS.value).network
+    return vgg.prepare(network, deepest, method, launch.POOLING.value, launch.PADDING.value)
+
+
+def check_sides(given: inputs.Pictures, deepest: str) -> None:
+    """Refuses pictures that a layer shrinks to nothing.
+
+    Raises:
+      UserError: one is so small.
+    """
+    for path, (height, width, *_) in given.paths.items():
         if min(height, width) < vgg.smallest_side(deepest):
             raise UserError(
                 f"--size={launch.SIZE.value}: {deepest} shrinks {path} of {width}x{height} to nothing; "
                 f"each side must have {vgg.smallest_side(deepest)} pixels or more"
             )
-    content = jnp.asarray(images[launch.CONTENT.value])
-    weighting = objective.weighting(recipe, content.shape)
-    if not max(*weighting.content.values(), *weighting.style.values(), weighting.tv) <= MAX_WEIGHT:
-        raise UserError(
-            "--content_weight, --style_weight, --tv_weight: each, times the weight of a "
-            f"layer, must be at most {MAX_WEIGHT:g}; float32 cannot hold the loss otherwise"
-        )
-    record_recipe(recipe, content.shape)
+
+
+def read_form() -> objective.Form:
+    """The form of the losses that the flags ask for.
+
+    Raises:
+      UserError: the study's form with what it does not have.
+    """
     form = objective.FORMS[launch.LOSS.value]._replace(remat=launch.REMAT.value)
-    # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
-    problem = pose(
-        form,
-        vgg.prepare(loaded.network, deepest, "direct"),
-        content,
-        [(images[path], share) for path, share in shares.items()],
-        weighting,
-    )
-    problem = problem._replace(network=vgg.prepare(loaded.network, deepest, launch.CONVOLUTION.value))
-    facts = {
-        "pictures": {
-            path: {"sha256": pictures.sha256(path), "shape": list(images.get(path, content).shape)}
-            for path in (*images, *({launch.INIT.value} - {*images, *start.KINDS}))
+    if launch.STYLE_LOSS.value == "gram":
+        return form
+    if launch.LOSS.value != "gatys":
+        raise UserError(f"--style_loss={launch.STYLE_LOSS.value}: --loss={launch.LOSS.value} has gram alone")
+    return form._replace(style=style_losses.STYLE_LOSSES[launch.STYLE_LOSS.value])
+
+
+def read() -> Task:
+    """Reads what the flags name. A problem is posed when it is asked for.
+
+    Raises:
+      UserError: a file or a flag cannot be used.
+    """
+    form = read_form()
+    every_size = inputs.sizes()
+    if len(every_size) > 1 and launch.LOSS.value != "gatys":
+        raise UserError(f"--scales={launch.SCALES.value}: --loss={launch.LOSS.value} is of one size; take 1")
+    loaded = weights.load(launch.WEIGHTS.value)
+    recipe = inputs.read_recipe(tuple(loaded.network.convolutions))
+    deepest = max(*recipe.content_layers, *recipe.style_layers)
+    given = [inputs.read_pictures(size) for size in every_size]
+    for each in given:
+        check_sides(each, deepest)
+    shapes = [each.photo.shape for each in given]
+    weighting = inputs.weighting(recipe, shapes[-1])
+    inputs.record_recipe(recipe, shapes[-1])
+
+    @functools.cache
+    def problem(number: int) -> objective.Problem:
+        content, mask, styles = given[number].content, given[number].content_mask, given[number].styles
+        # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
+        direct = prepared(deepest, "direct")
+        posed = once(objective.pose, (form,), content.shape, direct, content, [], weighting, mask)
+        # What is summed over positions weighs as much at every scale.
+        more = np.float32(np.prod(shapes[-1]) / np.prod(shapes[number]))
+        return posed._replace(
+            network=prepared(deepest, launch.CONVOLUTION.value),
+            content_weights={name: more * weight for name, weight in posed.content_weights.items()},
+            regions=regions(form, list(weighting.style), styles),
+            tv_weight=more * posed.tv_weight,
+        )
+
+    begin = inputs.read_start(given[0])
+    finish = color.PRESERVE[launch.PRESERVE_COLOR.value].finish
+    photos = {each.photo.shape: each.photo for each in given}
+    return Task(
+        form=form,
+        shapes=shapes,
+        problem=problem,
+        start=begin,
+        finish=lambda image: finish(image, photos[image.shape]),
+        facts={
+            "pictures": {
+                path: {"sha256": pictures.sha256(path), "shape": list(shape)}
+                for path, shape in ({**given[0].paths, **given[-1].paths}).items()
+            },
+            "weights": {"name": launch.WEIGHTS.value, "sha256": loaded.sha256},
+            "seed": launch.SEED.value,
         },
-        "weights": {"name": launch.WEIGHTS.value, "sha256": loaded.sha256},
-        "seed": launch.SEED.value,
-    }
-    return Task(form, problem, start_image(content, size, resize), facts)
-
-
-def start_image(content: jax.Array, size: pictures.Size, resize: str) -> jax.Array:
-    """The start image that --init names: one of `start.KINDS`, or a picture brought to the photo's size."""
-    kind = launch.INIT.value
-    if kind in start.KINDS:
-        return start.image(kind, launch.SEED.value, content)
-    height, width, _ = content.shape
-    return jnp.asarray(pictures.read(kind, (width, height), resize))
+    )
 
 
 class Compiled(NamedTuple):
-    """Programs ready to run, and the seconds that compiling took."""
+    """What one scale of an arm needs, compiled, and the seconds that this took.
 
-    init: Callable[..., training.TransferState]
-    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+    `begin` takes the problem, and the start image with the hyperparameters or the last state of the scale before.
+    `memory` is in bytes, for the last scale; it is not known for what runs on the host.
+    """
+
+    begin: Callable[..., training.TransferState]
     structure: training.TransferState
+    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+    result: Callable[[training.TransferState], jax.Array]
     seconds: float
+    memory: int | None
 
 
 _compiled: dict[Any, Compiled] = {}
 
 
-def compiled(
-    form: objective.Form,
-    spec: optimizers.Spec,
-    problem: objective.Problem,
-    image: jax.Array,
-    hyperparameters: dict[str, jax.Array],
-) -> Compiled:
-    """The programs for an optimizer, compiled once a process for the same form, statics and shapes."""
-    arguments = (problem, image, hyperparameters)
-    key = (form, spec.name, spec.static, signature(arguments))
+def compiled(task: Task, spec: optimizers.Spec, number: int) -> Compiled:
+    """The programs for an optimizer at a scale, compiled once a process for the same form, statics and shapes.
+
+    Raises:
+      UserError: there is not the memory for this scale or the last.
+    """
+    static = (task.form, spec.name, spec.static, launch.CLIP.value, launch.KEEP.value)
+    program, on_host = training.program(*static), spec.name in optimizers.ON_HOST
+    values, problem, shape = hyperparameters(spec), task.problem(number), task.shapes[number]
+
+    def structure(number: int) -> training.TransferState:
+        if on_host:  # whose first call compiles the evaluation; that of a run is then as fast as all others
+            return program.init(task.problem(number), jnp.zeros(task.shapes[number]), values)
+        image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
+        return jax.eval_shape(program.init, task.problem(number), image, values)
+
+    if number == 0:
+        begin, before = program.init, (task.start, values)
+    else:
+        begin, before = functools.partial(program.grow, shape), (structure(number - 1),)
+    key = (static, shape, signature((problem, before)))
     if key not in _compiled:
-        program = training.program(form, spec.name, spec.static)
         begun = time.perf_counter()
-        if spec.name in optimizers.ON_HOST:
-            # The first call compiles the evaluation; that of a run is then as fast as all others.
-            structure = program.init(*arguments)
-            init, step = program
-        else:
-            structure = jax.eval_shape(program.init, *arguments)
-            init = convolution.jit(program.init).lower(*arguments).compile()
-            step = convolution.jit(program.step, donate_argnums=1).lower(problem, structure).compile()
-            memory.keep_freed(memory.required(fitting(step, image.shape)))
-        _compiled[key] = Compiled(init, step, structure, time.perf_counter() - begun)
+        here, step, needed = structure(number), program.step, None
+        if not on_host:
+            begin = convolution.jit(begin).lower(problem, *before).compile()
+            step = convolution.jit(step, donate_argnums=1).lower(problem, here).compile()
+            # Memory grows with the image: what the last scale will need is known before the first begins.
+            needed = int(memory.required(step) * np.prod(task.shapes[-1]) / np.prod(shape))
+            memory.check(needed, memory.available(), *task.shapes[-1][:2])
+            memory.keep_freed(needed)
+        _compiled[key] = Compiled(
+            begin, here, step, jax.jit(program.result), time.perf_counter() - begun, needed
+        )
     return _compiled[key]
 
 
@@ -240,31 +265,53 @@ def run_arm(
       spec: the optimizer.
       directory: of the run.
       comment: text that the picture carries.
-      on_compiled: is told the seconds that compiling took.
+      on_compiled: is told the seconds that compiling took, for each scale.
       report: is told each row of the metrics.
     """
-    values = hyperparameters(spec)
-    programs = compiled(task.form, spec, task.problem, task.start, values)
-    on_compiled(programs.seconds)
+    steps, scales = launch.STEPS.value, len(task.shapes)
     manifest = (
         run.environment()
         | task.facts
         | {
             "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},
-            "shape": list(task.start.shape),
-            "steps": launch.STEPS.value,
-            "compile_seconds": programs.seconds,
+            "shape": list(task.shapes[-1]),
+            "steps": steps * scales,
+            "compile_seconds": 0.0,
         }
     )
+
+    def load(number: int) -> run.Programs:
+        ready, problem = compiled(task, spec, number), task.problem(number)
+        manifest["compile_seconds"] += ready.seconds
+        on_compiled(ready.seconds)
+
+        def begin(state: training.TransferState | None) -> training.TransferState:
+            # The step is given its state's buffers to write into, so the start image must be a copy.
+            return ready.begin(
+                problem, *([state] if number else [jnp.copy(task.start), hyperparameters(spec)])
+            )
+
+        return run.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
+
+    snapshots = directory / "snapshots"
+
+    def watch(step: int, image: Callable[[], np.ndarray]) -> None:
+        if launch.SAVE_EVERY.value and step % launch.SAVE_EVERY.value == 0:
+            snapshots.mkdir(exist_ok=True)
+            pictures.write(snapshots / f"{step:06}.png", task.finish(image()))
+
+    def save(image: np.ndarray) -> None:
+        pictures.write(directory / "image.png", task.finish(image), comment, bits=launch.BITS.value)
+        if launch.SAVE_EVERY.value:
+            frames = [*sorted(snapshots.glob("*.png")), directory / "image.png"]
+            pictures.write_animation(directory / "animation.webp", frames)
+
     return run.execute(
         directory,
         manifest,
-        # The step is given its state's buffers to write into, so the start image must be a copy.
-        start=lambda: programs.init(task.problem, jnp.copy(task.start), values),
-        structure=programs.structure,
-        advance=functools.partial(programs.step, task.problem),
-        steps=launch.STEPS.value,
-        save=lambda image: pictures.write(directory / "image.png", image, comment),
+        [run.Stage(steps * (k + 1), functools.partial(load, k)) for k in range(scales)],
+        save=save,
         report=report,
+        watch=watch,
         checkpoint_seconds=launch.CHECKPOINT_SECONDS.value,
     )

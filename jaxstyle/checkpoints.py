@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -101,9 +101,10 @@ class Checkpoints:
         path = self._directory / str(step)
         _delete(path.rename(path.with_suffix(".old")))  # so that it is there whole or not at all
 
-    def restore(self, structure: Any) -> tuple[Any, np.ndarray] | None:
-        """The newest whole checkpoint as a state of the given structure and its rows, if there is one."""
+    def restore(self, structure: Callable[[int], Any]) -> tuple[Any, np.ndarray] | None:
+        """The newest whole checkpoint as a state of the structure at its step and its rows, if there is one."""
         for step in reversed(self._steps()):
+            like, tree = jax.tree.flatten(structure(step))
             try:
                 folder = self._directory / str(step)
                 if _digest(folder / "state") != (folder / "sha256").read_text():
@@ -111,7 +112,6 @@ class Checkpoints:
                 leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
                 leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
                 rows = leaves.pop("rows")
-                like, tree = jax.tree.flatten(structure)
                 state = [_from_numpy(leaves.get(f"{i:04}"), leaf) for i, leaf in enumerate(like)]
                 return jax.tree.unflatten(tree, state), rows
             # Whatever a damaged file makes a reader raise, the answer is the checkpoint before.

@@ -29,6 +29,10 @@ class Iterate(NamedTuple):
     evaluation: Evaluation
 
 
+#: From a trial image to an iterate: the image brought to where it may be, and the objective there.
+Visit = Callable[[Image], Iterate]
+
+
 class Search(NamedTuple):
     """What a line search found.
 
@@ -48,7 +52,7 @@ class Search(NamedTuple):
 
 
 def wolfe(
-    evaluate: Callable[[Image], Evaluation],
+    visit: Visit,
     start: Iterate,
     direction: Image,
     first_trial: Scalar,
@@ -60,7 +64,7 @@ def wolfe(
     """A step along `direction` that satisfies the weak Wolfe conditions.
 
     Args:
-      evaluate: the objective.
+      visit: the objective. Where it moves a pixel of a trial image, the search goes on without that pixel.
       start: where the search begins.
       direction: a direction of descent.
       first_trial: step size to try first, > 0.
@@ -77,15 +81,18 @@ def wolfe(
     def try_one(search: Search) -> Search:
         t = search.trial
         image = start.image + t * direction
-        evaluation = evaluate(image)
-        slope_t = jnp.vdot(evaluation.gradient, direction)
-        decrease = evaluation.total <= total + sufficient_decrease * t * slope
+        iterate = visit(image)
+        evaluation = iterate.evaluation
+        free = jnp.where(iterate.image == image, direction, 0)
+        slope_0 = jnp.minimum(jnp.vdot(start.evaluation.gradient, free), 0)
+        slope_t = jnp.vdot(evaluation.gradient, free)
+        decrease = evaluation.total <= total + sufficient_decrease * t * slope_0
         flat = (evaluation.total <= total + ROUNDING * jnp.abs(total)) & (
-            slope_t <= (2 * sufficient_decrease - 1) * slope
+            slope_t <= (2 * sufficient_decrease - 1) * slope_0
         )
         finite = jnp.isfinite(evaluation.total) & jnp.isfinite(slope_t)
         low_enough = finite & (decrease | flat)
-        accepted = low_enough & (slope_t >= curvature * slope)
+        accepted = low_enough & (slope_t >= curvature * slope_0)
         better = accepted | (finite & (evaluation.total < search.iterate.evaluation.total))
         low, low_total, low_slope = (
             jnp.where(low_enough, new, old)
@@ -107,7 +114,7 @@ def wolfe(
         return Search(
             iterate=jax.tree.map(
                 lambda new, old: jnp.where(better, new, old),
-                Iterate(image, evaluation),
+                iterate,
                 search.iterate,
             ),
             stepsize=jnp.where(better, t, search.stepsize),

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 Features = Float[Array, "height width channels"]
+Guide = Float[Array, "height width"]
 Gram = Float[Array, "channels channels"]
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
@@ -45,9 +46,15 @@ def safe_sqrt(x: Scalar) -> Scalar:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def gatys_content(features: Features, target: Features) -> Scalar:
-    """½ Σ (F − P)². Gatys et al. 2016, equation 1."""
-    return 0.5 * jnp.sum((features - target) ** 2)
+def gatys_content(features: Features, target: Features, guide: Guide | None = None) -> Scalar:
+    """½ Σ (F − P)², each position times the guide. Gatys et al. 2016, equation 1."""
+    return 0.5 * jnp.sum(guided_squares(features, target, guide))
+
+
+def guided_squares(features: Features, target: Features, guide: Guide | None) -> Features:
+    """(F − P)², each position times the guide; without one, as it is."""
+    squares = (features - target) ** 2
+    return squares if guide is None else guide[..., None] * squares
 
 
 def gatys_style(gram: Gram, target: Gram) -> Scalar:
@@ -66,9 +73,9 @@ def squared_variation(image: Image) -> Scalar:
     return jnp.sum(jnp.diff(image, axis=0) ** 2) + jnp.sum(jnp.diff(image, axis=1) ** 2)
 
 
-def ivanov2017_content(features: Features, target: Features) -> Scalar:
-    """√(½ Σ (F − P)² / MN). The 2017 study's notebook."""
-    return safe_sqrt(0.5 * jnp.mean((features - target) ** 2))
+def ivanov2017_content(features: Features, target: Features, guide: Guide | None = None) -> Scalar:
+    """√(½ Σ (F − P)² / MN), each position times the guide. The 2017 study's notebook."""
+    return safe_sqrt(0.5 * jnp.mean(guided_squares(features, target, guide)))
 
 
 def ivanov2017_style(gram: Gram, target: Gram) -> Scalar:

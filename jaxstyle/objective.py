@@ -1,6 +1,6 @@
 """The objective: what an image is optimised for, as a pure function of the image and a pytree of targets.
 
-    problem = objective.pose(GATYS, network, content, [(style, 1.0)], weighting)
+    problem = objective.pose(GATYS, network, content, [Style(style)], weighting)
     evaluation = objective.evaluate(GATYS, problem, image)
 
 The form of the losses is static (functions); everything a number can be is an array in the `Problem`, an
@@ -9,38 +9,48 @@ ARGUMENT of the compiled step, so that arms that differ in weights or targets sh
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
-from jaxstyle import losses, vgg
+from jaxstyle import convolution, losses, style_losses, vgg
+from jaxstyle.style_losses import StyleLoss
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
+Mask = Float[Array, "height width"]
 
 
 class Form(NamedTuple):
-    """The formulas of the losses, see `losses`, and whether feature maps are computed again to save memory."""
+    """The formulas of the losses, and whether feature maps are computed again to save memory. All of it static.
 
-    content: Callable[[Array, Array], Scalar]
-    statistics: Callable[[Array], Array]
-    style: Callable[[Array, Array], Scalar]
+    `content` is a function of features, target and guide, `variation` one of the image: see `losses`.
+    """
+
+    content: Callable[[Array, Array, Array | None], Scalar]
+    style: StyleLoss
     variation: Callable[[Image], Scalar]
     remat: bool = False
 
 
-GATYS = Form(losses.gatys_content, losses.gram_matrix, losses.gatys_style, losses.squared_variation)
+GATYS = Form(losses.gatys_content, style_losses.STYLE_LOSSES["gram"], losses.squared_variation)
 IVANOV2017 = Form(
-    losses.ivanov2017_content, losses.gram_matrix, losses.ivanov2017_style, losses.total_variation
+    losses.ivanov2017_content,
+    style_losses.STYLE_LOSSES["gram"]._replace(
+        loss=lambda features, guide, gram: losses.ivanov2017_style(
+            style_losses.guided_gram(features, guide), gram
+        )
+    ),
+    losses.total_variation,
 )
 FORMS = {"gatys": GATYS, "ivanov2017": IVANOV2017}
 
 
 class Recipe(NamedTuple):
-    """Layers with their weights, and the weights of the terms that multiply them.
+    """Layers with their weights, the weights of the terms that multiply them, and the network's padding.
 
     A content weight of None is one over the number of elements that the content loss sums, so that a recipe
     suits pictures of any size.
@@ -51,6 +61,7 @@ class Recipe(NamedTuple):
     content_weight: float | None
     style_weight: float
     tv_weight: float
+    padding: str = "edge"
 
 
 #: What suits each form. For `gatys` it was chosen by looking: with equal weights the third and the fourth block
@@ -75,8 +86,14 @@ RECIPES = {
         content_weight=1e3,
         style_weight=1e6,
         tv_weight=1e-2,
+        padding="zero",
     ),
 }
+
+
+#: Layers that suit a style loss other than Gram matrices. Patches of the first two blocks are small and many: Li and
+#: Wand 2016, section 3, take these.
+STYLE_LAYERS = {"mrf": {"block3_conv1": 1.0, "block4_conv1": 1.0}}
 
 
 class Weighting(NamedTuple):
@@ -104,6 +121,30 @@ def weighting(recipe: Recipe, image_shape: Sequence[int]) -> Weighting:
     )
 
 
+class Style(NamedTuple):
+    """A style picture, and what of it goes where.
+
+    Attributes:
+      picture: RGB in [0, 255], of any size.
+      share: > 0. Pictures without a content mask are blended by their shares; the others have their loss multiplied.
+      content_mask: in [0, 1], of the photo's size: the region that takes this style. None is everywhere.
+      style_mask: in [0, 1], of the picture's size: the region that the style is taken from. None is all of it.
+    """
+
+    picture: Image
+    share: float = 1.0
+    content_mask: Mask | None = None
+    style_mask: Mask | None = None
+
+
+class Region(NamedTuple):
+    """Where in the image which style is wanted. `guides` and `targets` are by layer; without guides, everywhere."""
+
+    weight: Scalar
+    guides: Mapping[str, Float[Array, "height' width'"]] | None
+    targets: Mapping[str, Any]
+
+
 class Problem(NamedTuple):
     """All arrays that an evaluation needs besides the image.
 
@@ -112,8 +153,9 @@ class Problem(NamedTuple):
 
     network: vgg.PreparedNetwork
     content_targets: Mapping[str, Float[Array, "height' width' channels"]]
+    content_guides: Mapping[str, Float[Array, "height' width'"]] | None
     content_weights: Mapping[str, Scalar]
-    style_targets: Mapping[str, Array]
+    regions: Sequence[Region]
     style_weights: Mapping[str, Scalar]
     tv_weight: Scalar
 
@@ -138,44 +180,79 @@ def pose(
     form: Form,
     network: vgg.PreparedNetwork,
     content: Image,
-    styles: Sequence[tuple[Image, float]],
+    styles: Sequence[Style],
     weighting: Weighting,
+    content_mask: Mask | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> Problem:
-    """The problem of giving the photo `content` the style of the pictures `styles`.
+    """The problem of giving the photo `content` the style of some pictures.
 
     Args:
       form: the formulas.
       network: prepared to the deepest layer of `weighting`, or deeper.
       content: the photo, RGB in [0, 255]; the image to optimise has its size.
-      styles: style pictures, RGB in [0, 255], of any sizes, with their shares: their statistics are blended.
+      styles: one or more.
       weighting: the layers and their weights.
+      content_mask: ≥ 0, of the photo's size: how much the content loss counts where. Its mean is made 1.
+      key: for a style loss that draws directions (`sliced`).
 
     Raises:
       KeyError: the network has no such layer.
     """
+    guides = content_mask
+    if content_mask is not None:
+        guides = _guides(content_mask / jnp.mean(content_mask), weighting.content)
     return Problem(
         network=network,
         content_targets=vgg.features(network, content, weighting.content),
+        content_guides=guides,
         content_weights=jax.tree.map(jnp.float32, dict(weighting.content)),
-        style_targets=style_targets(form, network, styles, weighting.style),
+        regions=regions(form, list(weighting.style), network, styles, key),
         style_weights=jax.tree.map(jnp.float32, dict(weighting.style)),
         tv_weight=jnp.float32(weighting.tv),
     )
 
 
-def style_targets(
+def regions(
     form: Form,
+    layers: Sequence[str],
     network: vgg.PreparedNetwork,
-    styles: Sequence[tuple[Image, float]],
-    layers: Collection[str],
-) -> dict[str, Array]:
-    """The statistics of the style pictures at each layer, their mean by share."""
-    shares = sum(share for _, share in styles)
-    blended: dict[str, Array] = {}
-    for picture, share in styles:
-        for name, maps in vgg.features(network, picture, layers).items():
-            blended[name] = blended.get(name, 0.0) + share / shares * form.statistics(maps)
-    return blended
+    styles: Sequence[Style],
+    key: Key[Array, ""] | None = None,
+) -> list[Region]:
+    """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
+    key = jax.random.key(0) if key is None else key
+
+    def targets(style: Style) -> dict[str, Any]:
+        guides = dict.fromkeys(layers) if style.style_mask is None else _guides(style.style_mask, layers)
+        found = vgg.features(network, style.picture, layers)
+        # Each layer has its key, the same for all styles: a blend needs the same directions.
+        return {
+            name: form.style.summarize(found[name], guides[name], jax.random.fold_in(key, i))
+            for i, name in enumerate(layers)
+        }
+
+    everywhere = [style for style in styles if style.content_mask is None]
+    shares = sum(style.share for style in everywhere)
+    found = []
+    if everywhere:
+        each = [(targets(style), style.share / shares) for style in everywhere]
+        blended = {name: form.style.blend([(t[name], share) for t, share in each]) for name in layers}
+        found.append(Region(jnp.float32(1), None, blended))
+    for style in styles:
+        if style.content_mask is not None:
+            # By its extent, so that masks which make up the whole weigh as much as no mask does.
+            weight = style.share * jnp.mean(style.content_mask**2)
+            found.append(Region(weight, _guides(style.content_mask, layers), targets(style)))
+    return found
+
+
+def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "height' width'"]]:
+    """A mask at the size of each layer: the mean over what a position stands for."""
+    pooled = [mask[..., None]]
+    for _ in range(4):
+        pooled.append(convolution.average_pool(pooled[-1]))
+    return {name: pooled[vgg.halvings(name)][..., 0] for name in layers}
 
 
 class LayerTerms(NamedTuple):
@@ -190,9 +267,14 @@ def layer_terms(form: Form, problem: Problem, name: str, maps: Array) -> tuple[A
     maps = vgg.layer(problem.network, name, maps)
     content = style = jnp.zeros((), maps.dtype)
     if name in problem.content_targets:
-        content = problem.content_weights[name] * form.content(maps, problem.content_targets[name])
-    if name in problem.style_targets:
-        style = problem.style_weights[name] * form.style(form.statistics(maps), problem.style_targets[name])
+        guide = problem.content_guides and problem.content_guides[name]
+        loss = form.content(maps, problem.content_targets[name], guide)
+        content = problem.content_weights[name] * loss
+    if name in problem.style_weights:
+        for region in problem.regions:
+            guide = region.guides and region.guides[name]
+            style += region.weight * form.style.loss(maps, guide, region.targets[name])
+        style = problem.style_weights[name] * style
     return maps, LayerTerms(content, style)
 
 

@@ -3,10 +3,10 @@
     spec = parse("adam:learning_rate=10,b1=0.9")
     optimizer = build(spec.name, spec.static)(**spec.traced)
     state = optimizer.init(iterate)
-    outcome = optimizer.step(evaluate, iterate, state)
+    outcome = optimizer.step(visit, iterate, state)
 
-`evaluate` is the objective, and an iterate is an image with its evaluation, so that no optimizer evaluates where
-it has been. Hyperparameters that are real numbers may be traced arrays: a learning rate can be vmapped.
+`visit` is the objective, from an image to an iterate, which is an image with its evaluation: no optimizer evaluates
+where it has been. Hyperparameters that are real numbers may be traced arrays: a learning rate can be vmapped.
 This is the only file that knows jaxopt.
 """
 
@@ -26,12 +26,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import _lbfgsb
 
 from jaxstyle.errors import UserError
-from jaxstyle.line_search import Iterate, wolfe
-from jaxstyle.objective import Evaluation
+from jaxstyle.line_search import Iterate, Visit, wolfe
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
-Evaluate = Callable[[Image], Evaluation]
 
 
 class Outcome(NamedTuple):
@@ -47,10 +45,14 @@ class Outcome(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions."""
+    """Three pure functions.
+
+    `carry(state, before, iterate)` is the state at an iterate of another size than the one `before`.
+    """
 
     init: Callable[[Iterate], Any]
-    step: Callable[[Evaluate, Iterate, Any], Outcome]
+    step: Callable[[Visit, Iterate, Any], Outcome]
+    carry: Callable[[Any, Iterate, Iterate], Any]
 
 
 # --- optax: one evaluation a step, at the new image --------------------------------------------------------------
@@ -60,13 +62,23 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
     """Any gradient transformation; those that ask for it are given the value of the loss."""
     transformation = optax.with_extra_args_support(transformation)
 
-    def step(evaluate: Evaluate, iterate: Iterate, state: Any) -> Outcome:
+    def step(visit: Visit, iterate: Iterate, state: Any) -> Outcome:
         image, (total, _, gradient) = iterate
         updates, state = transformation.update(gradient, state, image, value=total)
         image = optax.apply_updates(image, updates)
-        return Outcome(Iterate(image, evaluate(image)), state, jnp.int32(1), jnp.bool_(False))
+        return Outcome(visit(image), state, jnp.int32(1), jnp.bool_(False))
 
-    return Optimizer(lambda iterate: transformation.init(iterate.image), step)
+    def carry(state: Any, before: Iterate, iterate: Iterate) -> Any:
+        """What is there for each pixel is resized like the image, linearly: second moments stay positive."""
+        shape = iterate.image.shape
+        return jax.tree.map(
+            lambda leaf: (
+                jax.image.resize(leaf, shape, "linear") if leaf.shape == before.image.shape else leaf
+            ),
+            state,
+        )
+
+    return Optimizer(lambda iterate: transformation.init(iterate.image), step, carry)
 
 
 class AdadeltaTF1GPUState(NamedTuple):
@@ -120,16 +132,16 @@ def _unscaled(direction: Image) -> Scalar:
 
 def _restarting(
     init: Callable[[Iterate], Any],
-    advance: Callable[[Evaluate, Iterate, Any, Bool[Array, ""]], tuple[Any, Any]],
+    advance: Callable[[Visit, Iterate, Any, Bool[Array, ""]], tuple[Any, Any]],
 ) -> Optimizer:
     """A method with a memory that is forgotten where its line search fails.
 
-    `advance(evaluate, iterate, memory, fresh)` gives the search and the new memory. Failing with an empty memory,
+    `advance(visit, iterate, memory, fresh)` gives the search and the new memory. Failing with an empty memory,
     along steepest descent, and without progress means that the iterate has converged.
     """
 
-    def step(evaluate: Evaluate, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
-        search, memory = advance(evaluate, iterate, state.memory, state.fresh)
+    def step(visit: Visit, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
+        search, memory = advance(visit, iterate, state.memory, state.fresh)
         memory = jax.tree.map(
             lambda kept, new: jnp.where(search.accepted, kept, new), memory, init(search.iterate)
         )
@@ -141,7 +153,11 @@ def _restarting(
             stuck & state.fresh,
         )
 
-    return Optimizer(lambda iterate: QuasiNewtonState(init(iterate), jnp.bool_(True)), step)
+    def fresh(iterate: Iterate) -> QuasiNewtonState:
+        return QuasiNewtonState(init(iterate), jnp.bool_(True))
+
+    # Curvature of another size is none of the new one's.
+    return Optimizer(fresh, step, lambda state, before, iterate: fresh(iterate))
 
 
 class _LineSearchStep(NamedTuple):
@@ -179,18 +195,18 @@ def _from_jaxopt(solver_type: type, search_options: Mapping[str, Any], **options
         total, _, gradient = iterate.evaluation
         return make(lambda _: ((total, None), gradient)).init_state(iterate.image)
 
-    def advance(evaluate: Evaluate, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
+    def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         def run_line_search(init_stepsize, params, value, grad, descent_direction, *_, **__):
             del params, value, grad
             unscaled = fresh | (init_stepsize <= 0)
             trial = jnp.where(unscaled, _unscaled(descent_direction), init_stepsize)
-            search = wolfe(evaluate, iterate, descent_direction, trial, **search_options)
+            search = wolfe(visit, iterate, descent_direction, trial, **search_options)
             image, (total, _, gradient) = search.iterate
             count, failed = search.evaluations, ~search.accepted
             step = _LineSearchStep(image, total, gradient, search, failed, count, count, count)
             return search.stepsize, step
 
-        solver = make(evaluate)
+        solver = make(visit)
         solver.run_ls = run_line_search
         _, memory = solver.update(iterate.image, memory)
         return memory.aux, memory._replace(aux=None)
@@ -218,10 +234,10 @@ def lbfgs(
     }
     optimizer = _from_jaxopt(jaxopt.LBFGS, options, history_size=history_size)
 
-    def step(evaluate: Evaluate, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
+    def step(visit: Visit, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
         # A quasi-Newton direction has its length: the first trial is always 1.
         memory = state.memory._replace(stepsize=jnp.ones_like(state.memory.stepsize))
-        return optimizer.step(evaluate, iterate, state._replace(memory=memory))
+        return optimizer.step(visit, iterate, state._replace(memory=memory))
 
     return optimizer._replace(step=step)
 
@@ -260,10 +276,10 @@ def optax_lbfgs(
     """
     direction = optax.lbfgs(memory_size=memory_size, linesearch=None)
 
-    def advance(evaluate: Evaluate, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
+    def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         updates, memory = direction.update(iterate.evaluation.gradient, memory, iterate.image)
         search = wolfe(
-            evaluate,
+            visit,
             iterate,
             updates,
             jnp.where(fresh, _unscaled(updates), 1.0),
@@ -301,7 +317,7 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
     """SciPy's L-BFGS-B without bounds: what the 2017 study ran. Byrd, Lu, Nocedal and Zhu 1995.
 
     It never stops for a small decrease; where its line search fails it starts again with an empty memory. Its
-    `step` runs on the host and cannot be traced: `evaluate` is a compiled function there.
+    `step` runs on the host and cannot be traced: `visit` is a compiled function there, that moves no pixel.
 
     Args:
       history_size: corrections kept.
@@ -323,7 +339,7 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
             ln_task=np.zeros(2, np.int32),
         )
 
-    def step(evaluate: Evaluate, iterate: Iterate, state: ScipyLBFGSState) -> Outcome:
+    def step(visit: Visit, iterate: Iterate, state: ScipyLBFGSState) -> Outcome:
         state = jax.tree.map(np.array, state)  # L-BFGS-B writes into its arrays
         unbounded = np.zeros(state.x.size)
         fresh = bool(state.task[0] == _START)
@@ -343,12 +359,12 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
                 continue
             image = jnp.asarray(state.x.reshape(iterate.image.shape), iterate.image.dtype)
             if not np.array_equal(image, current.image):
-                current = Iterate(image, evaluate(image))
+                current = visit(image)
                 evaluations += 1
             state.f[()] = current.evaluation.total
             state.g[:] = np.asarray(current.evaluation.gradient).ravel()
 
-    return Optimizer(start, step)
+    return Optimizer(start, step, lambda state, before, iterate: start(iterate))
 
 
 # --- names ----------------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ import struct
 import time
 import uuid
 import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from jaxstyle.errors import UserError
@@ -157,16 +159,17 @@ def write(
     image: Float[np.ndarray, "height width 3"],
     comment: str | None = None,
     quality: int = 95,
+    bits: int = 8,
 ) -> None:
     """Writes an image of any range, clipped to [0, 255] and rounded half up, tagged as sRGB.
 
     The suffix chooses the format, one of `SUFFIXES`. A PNG carries `comment` as the text chunk
     (iTXt) `Comment`; the other formats leave it out. `quality`, 1 to 100, is for JPEG and WebP; PNG
-    and TIFF are lossless. The same arguments give the same bytes. The file appears whole or not at
-    all.
+    and TIFF are lossless, and can have 16 bits a colour, 255 being 65535. The same arguments give
+    the same bytes. The file appears whole or not at all.
 
     Raises:
-      UserError: the suffix is another, or the file cannot be written.
+      UserError: the suffix is another, or has no 16 bits, or the file cannot be written.
       ValueError: the image has another shape or a pixel that is not finite.
     """
     check_writable(path)
@@ -178,20 +181,94 @@ def write(
         raise ValueError(f"an image is [height, width, 3], not {pixels.shape}")
     if not np.isfinite(pixels).all():
         raise ValueError("the image has pixels that are not finite")
-    picture = Image.fromarray(np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8))
+    if bits == 16:
+        if suffix not in _DEEP:
+            raise UserError(f"--bits=16: {name} cannot hold them; {', '.join(_DEEP)} can")
+        data = _DEEP[suffix](np.floor(np.clip(pixels, 0, 255) * 257 + 0.5).astype(np.uint16), comment)
+    else:
+        data = _encode(pixels, SUFFIXES[suffix], comment, quality)
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error
 
+
+def write_animation(path: str | os.PathLike, frames: Sequence[Path], seconds: float = 0.2) -> None:
+    """Writes an animated WebP that repeats, of picture files of which smaller ones are enlarged to the last.
+
+    Each is shown for `seconds`, the last for ten times as long. The file appears whole or not at all.
+
+    Raises:
+      UserError: a frame cannot be read, or the file cannot be written.
+    """
+    height, width, _ = read(frames[-1]).shape
+    pictures = [Image.fromarray(read(frame, (width, height)).astype(np.uint8)) for frame in frames]
+    shown = [round(1000 * seconds)] * (len(frames) - 1) + [round(10_000 * seconds)]
+    encoded = io.BytesIO()
+    pictures[0].save(
+        encoded, "WEBP", save_all=True, append_images=pictures[1:], duration=shown, loop=0, quality=90
+    )
+    try:
+        _replace(Path(path), encoded.getvalue())
+    except OSError as error:
+        raise UserError(f"{str(path)!r}: cannot be written: {error.strerror or error}") from error
+
+
+def _encode(
+    pixels: Float[np.ndarray, "height width 3"], format_: str, comment: str | None, quality: int
+) -> bytes:
+    """A file of 8 bits a colour."""
+    picture = Image.fromarray(np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8))
     options = {
         "PNG": {"pnginfo": _png_chunks(comment)},
         "JPEG": {"quality": quality, "subsampling": 0, "icc_profile": _srgb_profile()},
         "WEBP": {"quality": quality, "icc_profile": _srgb_profile()},
         "TIFF": {"compression": "tiff_deflate", "icc_profile": _srgb_profile()},
-    }[SUFFIXES[suffix]]
+    }[format_]
     encoded = io.BytesIO()
-    picture.save(encoded, SUFFIXES[suffix], **options)
-    try:
-        _replace(path, encoded.getvalue())
-    except OSError as error:
-        raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error
+    picture.save(encoded, format_, **options)
+    return encoded.getvalue()
+
+
+def _deep_png(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None) -> bytes:
+    """A PNG of 16 bits a colour, which Pillow does not write. PNG specification, third edition, 5, 9 and 11."""
+    height, width, _ = pixels.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    # Each row less the one above (filter 2), byte by byte: smooth pictures become small numbers.
+    rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    rows = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    filtered = np.insert(rows, 0, 2, axis=1).tobytes()
+    chunks = [
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        *(chunk(kind, data) for kind, data, *_ in _png_chunks(comment).chunks),
+        chunk(b"IDAT", zlib.compress(filtered, 9)),
+        chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _deep_tiff(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None) -> bytes:
+    del comment  # as in 8 bits
+    import tifffile  # here, since few runs need it
+
+    encoded = io.BytesIO()
+    profile = _srgb_profile()
+    tifffile.imwrite(
+        encoded,
+        pixels,
+        photometric="rgb",
+        compression="zlib",
+        iccprofile=profile,
+        metadata=None,
+        software=False,
+    )
+    return encoded.getvalue()
+
+
+_DEEP = {".png": _deep_png, ".tif": _deep_tiff, ".tiff": _deep_tiff}
 
 
 def _replace(path: Path, data: bytes) -> None:

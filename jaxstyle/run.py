@@ -4,6 +4,7 @@
     DIR/manifest.json   versions, devices, inputs by SHA-256, shapes, compile seconds, status
     DIR/metrics.csv     a row for each iterate
     DIR/image.png       the result
+    DIR/snapshots/      the picture every so many steps, if asked for, and DIR/animation.webp of them
     DIR/checkpoints/    what resuming needs
     DIR/lock            held while a process writes there
 
@@ -24,18 +25,20 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxstyle import training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 
-FILES = ("manifest.json", "metrics.csv", "image.png", "checkpoints")
+FILES = ("manifest.json", "metrics.csv", "image.png", "animation.webp")
+FOLDERS = ("checkpoints", "snapshots")
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
@@ -220,16 +223,17 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
     record = directory / "run.flags"
     try:
         if not record.exists():
-            for name in FILES:
+            for name in (*FILES, *FOLDERS):
                 if (directory / name).exists():
                     raise UserError(
                         f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
                     )
         elif overwrite:
-            for name in FILES[:-1]:
+            for name in FILES:
                 (directory / name).unlink(missing_ok=True)
-            if (directory / "checkpoints").exists():
-                shutil.rmtree(directory / "checkpoints")
+            for name in FOLDERS:
+                if (directory / name).exists():
+                    shutil.rmtree(directory / name)
             record.unlink()  # the last, so that nothing of this run can pass for one of other flags
         for draft in _drafts(directory):
             draft.unlink()
@@ -291,29 +295,48 @@ def interruptible() -> Iterator[list[int]]:
         give_back()
 
 
+class Programs(NamedTuple):
+    """What a stage needs, compiled.
+
+    Attributes:
+      begin: from the last state of the stage before, or None, the state to begin with.
+      structure: a state of the same structure, shapes and dtypes, abstract or not.
+      advance: one step.
+      result: the image [height, width, 3] that a state has made.
+    """
+
+    begin: Callable[[training.TransferState | None], training.TransferState]
+    structure: training.TransferState
+    advance: Callable[[training.TransferState], tuple[training.TransferState, training.Metrics]]
+    result: Callable[[training.TransferState], jax.Array]
+
+
+class Stage(NamedTuple):
+    """Steps of a run at one size, up to the step `last`. `load` compiles them, when it is their turn."""
+
+    last: int
+    load: Callable[[], Programs]
+
+
 def execute(
     directory: pathlib.Path,
-    manifest: dict[str, Any],
+    manifest: Mapping[str, Any],
+    stages: Sequence[Stage],
     *,
-    start: Callable[[], training.TransferState],
-    structure: training.TransferState,
-    advance: Callable[[training.TransferState], tuple[training.TransferState, training.Metrics]],
-    steps: int,
     save: Callable[[np.ndarray], None],
     report: Callable[[np.ndarray], None],
+    watch: Callable[[int, Callable[[], np.ndarray]], None] = lambda step, image: None,
     checkpoint_seconds: float,
 ) -> Result:
-    """Runs a program to its last step, from the newest checkpoint if there is one.
+    """Runs all stages to their last step, from the newest checkpoint if there is one.
 
     Args:
       directory: claimed and begun.
-      manifest: written with `status` and the results added.
-      start: evaluates the start image; not called when resuming.
-      structure: a state of the same structure, shapes and dtypes, abstract or not.
-      advance: the compiled step.
-      steps: iterations from the start image.
+      manifest: written with `status` and the results added; what `load` changes in it is written too.
+      stages: one or more, in order. A step that a stage begins at has the metrics of the stage before.
       save: writes an image [height, width, 3] as the result.
       report: is told each row of `COLUMNS` as it comes.
+      watch: is told each step after its row, with a function that gives the image made so far.
       checkpoint_seconds: time between checkpoints, more where writing one takes more than 2.5 % of it;
         0 is one after every step, whatever it takes.
 
@@ -321,13 +344,25 @@ def execute(
       Interrupted: a signal asked for it; the same call goes on from there.
       UserError: the disk is full or fails; the last checkpoint stays.
     """
+    steps = stages[-1].last
     rows = np.full((steps + 1, len(COLUMNS)), np.nan)
     kept = None  # step of the newest checkpoint
+    loaded: dict[int, Programs] = {}
+
+    def load(number: int) -> Programs:
+        if number not in loaded:
+            loaded.clear()  # and with it the memory of the stage before
+            loaded[number] = stages[number].load()
+        return loaded[number]
+
+    def stage_of(step: int) -> int:
+        return next(number for number, stage in enumerate(stages) if step <= stage.last)
 
     def record(state: training.TransferState, seconds: float) -> int:
         step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
         rows[step] = step, evaluations, seconds, *losses
         report(rows[step])
+        watch(int(step), lambda: np.asarray(loaded[current].result(state)))
         return int(step)
 
     def keep(status: str, state: training.TransferState, step: int, **facts: Any) -> None:
@@ -336,46 +371,56 @@ def execute(
             checkpoints.save(step, state, rows)
             kept = step
         write_metrics(directory / "metrics.csv", rows[: step + 1])
-        write_manifest(directory, manifest | {"status": status, "steps_done": step} | facts)
+        write_manifest(directory, dict(manifest) | {"status": status, "steps_done": step} | facts)
 
     try:
         checkpoints = Checkpoints(directory)
-        write_manifest(directory, manifest | {"status": "running", "steps_done": 0})
+        write_manifest(directory, dict(manifest) | {"status": "running", "steps_done": 0})
+        restored = checkpoints.restore(lambda step: load(stage_of(step)).structure)
+        if restored is None:
+            state, step, seconds, current = None, 0, 0.0, -1
+        else:
+            state, rows = restored
+            step = kept = int(state.step)
+            seconds, current = rows[step, COLUMNS.index("seconds")], stage_of(step)
+        load(max(current, 0))  # a signal that comes while XLA compiles ends the process: nothing is lost
         with interruptible() as signals:
-            restored = checkpoints.restore(structure)
-            if restored is None:
-                begun = time.perf_counter()
-                state = jax.block_until_ready(start())
-                seconds = time.perf_counter() - begun
-                step = record(state, seconds)
-            else:
-                state, rows = restored
-                step = kept = int(state.step)
-                seconds = rows[step, COLUMNS.index("seconds")]
             written, cost = time.perf_counter(), 0.0
             facts: dict[str, Any] = {}
-            while step < steps and not state.diverged and not state.converged:
-                if signals:
-                    keep("interrupted", state, step)
-                    raise Interrupted(signals[0])
-                begun = time.perf_counter()
-                state, _ = jax.block_until_ready(advance(state))
-                ended = time.perf_counter()
-                seconds += ended - begun
+            for number in range(max(current, 0), len(stages)):
+                programs = load(number)
+                if number > current:
+                    begun = time.perf_counter()
+                    state = jax.block_until_ready(programs.begin(state))
+                    seconds += time.perf_counter() - begun
+                    current = number
+                    if number == 0:
+                        step = record(state, seconds)
+                last = stages[number].last
+                while step < last and not state.diverged and not state.converged:
+                    if signals:
+                        keep("interrupted", state, step)
+                        raise Interrupted(signals[0])
+                    begun = time.perf_counter()
+                    state, _ = jax.block_until_ready(programs.advance(state))
+                    ended = time.perf_counter()
+                    seconds += ended - begun
+                    if state.diverged:
+                        break
+                    step = record(state, seconds)
+                    if ended - written > max(checkpoint_seconds, 40 * cost) or not checkpoint_seconds:
+                        keep("running", state, step)
+                        written = time.perf_counter()
+                        cost = written - ended
                 if state.diverged:
                     break
-                step = record(state, seconds)
-                if ended - written > max(checkpoint_seconds, 40 * cost) or not checkpoint_seconds:
-                    keep("running", state, step)
-                    written = time.perf_counter()
-                    cost = written - ended
-            if state.converged:
-                # The iterate will not change any more: neither will its losses.
-                facts["converged_at"] = step
-                rows[step + 1 :] = rows[step]
-                rows[step + 1 :, 0] = np.arange(step + 1, steps + 1)
-                step = steps
-            image = np.asarray(state.iterate.image)
+                if state.converged:
+                    # The iterate will not change any more at this size: neither will its losses.
+                    facts["converged_at"] = step
+                    rows[step + 1 : last + 1] = rows[step]
+                    rows[step + 1 : last + 1, 0] = np.arange(step + 1, last + 1)
+                    state, step = state._replace(step=jnp.int32(last)), last
+            image = np.asarray(programs.result(state))
             status = "diverged" if state.diverged else "finished"
             save(image)
             keep(status, state, step, seconds=seconds, evaluations=int(rows[step, 1]), **facts)

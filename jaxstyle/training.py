@@ -4,12 +4,12 @@
     state = program.init(problem, image, hyperparameters)
     state, metrics = program.step(problem, state)
 
-Both are pure. `init` evaluates the start image, so that row 0 of a run is the loss there, and every later row costs
+All are pure. `init` evaluates the start image, so that row 0 of a run is the loss there, and every later row costs
 the evaluations of one step. Hyperparameters live in the state as arrays: `jax.vmap` over them is a sweep.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,45 @@ Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
 
 
+class Keeper(NamedTuple):
+    """Which image a run has made when it ends, as three pure functions of what was kept so far."""
+
+    init: Callable[[Iterate], Any]
+    update: Callable[[Any, Iterate], Any]
+    image: Callable[[Any, Iterate], Image]
+
+
+class Average(NamedTuple):
+    """Σ dᵗ x over the iterates x, t steps ago, and Σ dᵗ."""
+
+    image: Image
+    weight: Scalar
+
+
+#: What an iterate weighs in `KEEPERS["average"]` a step later.
+DECAY = 0.99
+
+KEEPERS = {
+    "last": Keeper(lambda iterate: (), lambda kept, iterate: kept, lambda kept, iterate: iterate.image),
+    "best": Keeper(
+        lambda iterate: (iterate.image, iterate.evaluation.total),
+        lambda kept, iterate: jax.tree.map(
+            lambda old, new: jnp.where(iterate.evaluation.total < kept[1], new, old),
+            kept,
+            (iterate.image, iterate.evaluation.total),
+        ),
+        lambda kept, iterate: kept[0],
+    ),
+    "average": Keeper(
+        lambda iterate: Average(iterate.image, jnp.float32(1)),
+        lambda kept, iterate: Average(DECAY * kept.image + iterate.image, DECAY * kept.weight + 1),
+        lambda kept, iterate: kept.image / kept.weight,
+    ),
+}
+
+
 class TransferState(NamedTuple):
-    """Everything that a step needs besides the problem."""
+    """Everything that a step needs besides the problem. `kept` is its keeper's."""
 
     step: Int[Array, ""]
     evaluations: Int[Array, ""]
@@ -34,6 +71,7 @@ class TransferState(NamedTuple):
     hyperparameters: Mapping[str, Array]
     diverged: Bool[Array, ""]
     converged: Bool[Array, ""]
+    kept: Any
 
 
 class Metrics(NamedTuple):
@@ -53,10 +91,16 @@ class Metrics(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A pair of pure functions of a problem."""
+    """Pure functions of a problem.
+
+    `grow` is the state to go on from at a problem of images of another shape, at the step where the given state is;
+    it costs one evaluation. `result` is the image that a run has made when it ends.
+    """
 
     init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]
     step: Callable[[objective.Problem, TransferState], tuple[TransferState, Metrics]]
+    grow: Callable[[Sequence[int], objective.Problem, TransferState], TransferState]
+    result: Callable[[TransferState], Image]
 
 
 def metrics(state: TransferState) -> Metrics:
@@ -79,48 +123,89 @@ def _is_finite(iterate: Iterate) -> Bool[Array, ""]:
 
 @functools.cache
 def program(
-    form: objective.Form, name: str, static: tuple[tuple[str, bool | int | str], ...] = ()
+    form: objective.Form,
+    name: str,
+    static: tuple[tuple[str, bool | int | str], ...] = (),
+    clip: bool = False,
+    keep: str = "last",
 ) -> Program:
-    """The initial state and the step for a form of the losses and an optimizer (see `optimizers.parse`).
+    """The training step for a form of the losses and an optimizer.
 
     The same arguments give the same functions, so that compiled programs are shared. For an optimizer in
-    `optimizers.ON_HOST` the step is not traceable: only its evaluations are compiled.
+    `optimizers.ON_HOST` they are not traceable: only its evaluations are compiled.
+
+    Args:
+      form: the formulas of the losses.
+      name, static: see `optimizers.parse`.
+      clip: whether every iterate is brought to [0, 255].
+      keep: one of `KEEPERS`.
+
+    Raises:
+      ValueError: `clip` for an optimizer in `optimizers.ON_HOST`, whose library would not know of it.
     """
-    build = optimizers.build(name, static)
+    if clip and name in optimizers.ON_HOST:
+        raise ValueError(f"{name} cannot clip its iterates")
+    build, keeper = optimizers.build(name, static), KEEPERS[keep]
     evaluate = functools.partial(objective.evaluate, form)
     if name in optimizers.ON_HOST:
         evaluate = convolution.jit(evaluate)
+    project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
 
-    def init(problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
-        start = Iterate(image, evaluate(problem, image))
+    def visit(problem: objective.Problem, image: Image) -> Iterate:
+        image = project(image)
+        return Iterate(image, evaluate(problem, image))
+
+    def begin(
+        start: Iterate, memory: Any, evaluations: Array, hyperparameters: Mapping[str, Array]
+    ) -> TransferState:
         return TransferState(
             step=jnp.int32(0),
-            evaluations=jnp.int32(1),
+            evaluations=evaluations,
             iterate=start,
-            optimizer=build(**hyperparameters).init(start),
+            optimizer=memory,
             hyperparameters=hyperparameters,
             diverged=~_is_finite(start),
             converged=jnp.bool_(False),
+            kept=keeper.init(start),
         )
+
+    def init(problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
+        start = visit(problem, image)
+        memory = build(**hyperparameters).init(start)
+        return begin(start, memory, jnp.int32(1), hyperparameters)
 
     def step(problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
         optimizer = build(**state.hyperparameters)
-        outcome = optimizer.step(functools.partial(evaluate, problem), state.iterate, state.optimizer)
+        outcome = optimizer.step(functools.partial(visit, problem), state.iterate, state.optimizer)
         diverged = state.diverged | ~_is_finite(outcome.iterate)
+        iterate, kept = jax.tree.map(
+            lambda old, new: jnp.where(diverged, old, new),
+            (state.iterate, state.kept),
+            (outcome.iterate, keeper.update(state.kept, outcome.iterate)),
+        )
         new = TransferState(
             step=state.step + 1,
             evaluations=state.evaluations + outcome.evaluations,
-            iterate=jax.tree.map(
-                lambda old, new: jnp.where(diverged, old, new), state.iterate, outcome.iterate
-            ),
+            iterate=iterate,
             optimizer=outcome.state,
             hyperparameters=state.hyperparameters,
             diverged=diverged,
             converged=state.converged | outcome.converged,
+            kept=kept,
         )
         return new, metrics(new)
 
-    return Program(init, step)
+    def grow(shape: Sequence[int], problem: objective.Problem, state: TransferState) -> TransferState:
+        image = jax.image.resize(result(state), shape, "cubic")
+        start, optimizer = visit(problem, image), build(**state.hyperparameters)
+        memory = optimizer.carry(state.optimizer, state.iterate, start)
+        grown = begin(start, memory, state.evaluations + 1, state.hyperparameters)
+        return grown._replace(step=state.step)
+
+    def result(state: TransferState) -> Image:
+        return keeper.image(state.kept, state.iterate)
+
+    return Program(init, step, grow, result)
 
 
 def run(
@@ -142,7 +227,7 @@ def run(
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
-    init, step = program(form, spec.name, spec.static)
+    init, step, _, _ = program(form, spec.name, spec.static)
     if spec.name not in optimizers.ON_HOST:
         init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})

@@ -9,7 +9,6 @@ table 1, configurations D (VGG16) and E (VGG19).
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -95,11 +94,11 @@ def prepare(
     names = list(network.convolutions)
     if deepest not in names:
         raise KeyError(deepest)
-    names = names[: names.index(deepest) + 1]
-    with ThreadPoolExecutor() as threads:  # NumPy lets several layers be transformed at once
-        prepared = threads.map(lambda name: convolution.prepare(*network.convolutions[name], method), names)
     return PreparedNetwork(
-        dict(zip(names, prepared, strict=True)),
+        {
+            name: convolution.prepare(*network.convolutions[name], method)
+            for name in names[: names.index(deepest) + 1]
+        },
         network.mean,
         network.std,
         pooling,
@@ -148,11 +147,15 @@ def features(
 
 def smallest_side(layer: str) -> int:
     """The smallest side in pixels of an image that `layer` does not shrink to nothing."""
-    return 2 ** (int(layer[len("block")]) - 1)
+    return 2 ** halvings(layer)
+
+
+def halvings(layer: str) -> int:
+    """How often an image is pooled before `layer`."""
+    return int(layer[len("block")]) - 1
 
 
 def size(layer: str, image_shape: Sequence[int]) -> int:
     """Number of elements, height · width · channels, of the feature maps of `layer` for an image."""
-    halvings = int(layer[len("block")]) - 1
-    height, width = (side >> halvings for side in image_shape[:2])
-    return height * width * CHANNELS[halvings]
+    height, width = (side >> halvings(layer) for side in image_shape[:2])
+    return height * width * CHANNELS[halvings(layer)]

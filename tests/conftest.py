@@ -48,7 +48,7 @@ def make_problem(random_network, content, style):
             form,
             vgg.prepare(random_network, "block3_conv1"),
             content,
-            [(style, 1.0)],
+            [objective.Style(style)],
             objective.Weighting(
                 {"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, tv_weight
             ),

@@ -17,21 +17,20 @@ FUNCTIONS = {
 }
 
 
-def evaluator(function):
-    def evaluate(image):
+def visitor(function):
+    def visit(image):
         value, gradient = jax.value_and_grad(function)(image)
-        return Evaluation(value, Terms(value, value, value), gradient)
+        return Iterate(image, Evaluation(value, Terms(value, value, value), gradient))
 
-    return evaluate
+    return visit
 
 
 def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1):
-    evaluate = evaluator(function)
-    image = jnp.zeros((1, 1, 3))
-    start = Iterate(image, evaluate(image))
+    visit = visitor(function)
+    start = visit(jnp.zeros((1, 1, 3)))
     found = jax.jit(
         lambda: wolfe(
-            evaluate,
+            visit,
             start,
             sign * start.evaluation.gradient,
             first_trial,

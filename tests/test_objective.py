@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import convolution, objective, optimizers, pictures, start, training, vgg, weights
+from jaxstyle import (
+    convolution,
+    objective,
+    optimizers,
+    pictures,
+    start,
+    style_losses,
+    training,
+    vgg,
+    weights,
+)
 
 
 @pytest.mark.parametrize("name", objective.FORMS)
@@ -20,7 +30,7 @@ def test_gradients_agree_with_finite_differences_in_float64(name, random_network
             form,
             vgg.prepare(double, "block2_conv1", "direct"),
             np.float64(content[:12, :10]),
-            [(np.float64(style), 1.0)],
+            [objective.Style(np.float64(style))],
             objective.Weighting({"block1_conv2": 1.0}, {"block1_conv1": 1.0, "block2_conv1": 2.0}, 0.01),
         )
         rng = np.random.default_rng(3)
@@ -61,7 +71,7 @@ def test_a_picture_has_no_style_loss_against_itself(random_network, content):
         form,
         vgg.prepare(random_network, "block3_conv1"),
         content,
-        [(content, 1.0)],
+        [objective.Style(content)],
         objective.Weighting({"block2_conv1": 1.0}, {"block3_conv1": 1.0}, 0.0),
     )
     away = objective.evaluate(form, problem, jnp.asarray(content + 1)).total
@@ -70,9 +80,16 @@ def test_a_picture_has_no_style_loss_against_itself(random_network, content):
 
 def test_styles_are_blended_by_their_shares(random_network, content, style):
     network = vgg.prepare(random_network, "block1_conv1")
+    weighting = objective.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 1.0}, 0.0)
+
+    def target(*styles):
+        (region,) = objective.pose(objective.GATYS, network, content, styles, weighting).regions
+        return region.targets["block1_conv1"]
+
     targets = [
-        objective.style_targets(objective.GATYS, network, styles, ["block1_conv1"])["block1_conv1"]
-        for styles in ([(content, 1.0)], [(style, 1.0)], [(content, 3.0), (style, 1.0)])
+        target(objective.Style(content)),
+        target(objective.Style(style)),
+        target(objective.Style(content, 3.0), objective.Style(style)),
     ]
     np.testing.assert_allclose(targets[2], 0.75 * targets[0] + 0.25 * targets[1], rtol=1e-5)
 
@@ -88,14 +105,14 @@ def study_problem(study):
         objective.IVANOV2017,
         vgg.prepare(weights.load("vgg16-keras").network, "block5_conv1"),
         content,
-        [(style, 1.0)],
+        [objective.Style(style)],
         objective.Weighting(
             {"block4_conv2": published["weights"]["content"]},
             {f"block{b}_conv1": published["weights"]["style"] for b in range(1, 6)},
             published["weights"]["tv"],
         ),
     )
-    return problem, start.image("ivanov2017", 0, jnp.asarray(content)), published["iteration_0"]
+    return problem, start.image("ivanov2017", 0, jnp.asarray(content), []), published["iteration_0"]
 
 
 def test_the_studys_iteration_0_is_what_it_printed(study_problem):
@@ -120,3 +137,58 @@ def test_the_studys_adadelta_was_tensorflows_gpu_kernel(study_problem):
     np.testing.assert_allclose(metrics.content, 93_730, rtol=5e-3)
     np.testing.assert_allclose(metrics.style, 4.35895e6, rtol=5e-3)
     np.testing.assert_allclose(metrics.tv, 74_433, rtol=5e-3)
+
+
+def half(shape, axis=1):
+    """A mask of the first half of a picture, along an axis."""
+    mask = np.zeros(shape[:2], np.float32)
+    mask[(slice(None),) * axis + (slice(0, shape[axis] // 2),)] = 1
+    return mask
+
+
+@pytest.mark.parametrize("name", style_losses.STYLE_LOSSES)
+def test_a_style_is_wanted_in_its_region_alone(name, random_network, content, style):
+    form = objective.GATYS._replace(style=style_losses.STYLE_LOSSES[name])
+    network = vgg.prepare(random_network, "block1_conv1")
+    weighting = objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    styles = [objective.Style(style, 1.0, half(content.shape))]
+    problem = objective.pose(form, network, content, styles, weighting)
+    gradient = np.asarray(objective.evaluate(form, problem, jnp.asarray(content)).gradient)
+    middle = content.shape[1] // 2
+    reach = {"mrf": 2}.get(name, 1)  # of the convolution, and of a patch
+    assert np.abs(gradient[:, : middle - reach]).mean() > 0
+    np.testing.assert_array_equal(gradient[:, middle + reach :], 0)
+
+
+def test_masks_that_make_up_the_whole_weigh_as_much_as_none(random_network, content, style):
+    network = vgg.prepare(random_network, "block1_conv1")
+    weighting = objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    left = half(content.shape)
+    styles = [objective.Style(style, 1.0, mask) for mask in (left, 1 - left)]
+    regions = objective.pose(objective.GATYS, network, content, styles, weighting).regions
+    np.testing.assert_allclose(sum(region.weight for region in regions), 1, rtol=1e-6)
+
+
+def test_a_masked_style_picture_gives_the_style_of_the_part_that_is_not_masked(random_network, style):
+    form, weighting = objective.GATYS, objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    network = vgg.prepare(random_network, "block1_conv1", padding="edge")
+    doubled = np.concatenate([style, 255 - style], 1)
+    whole, part = (
+        objective.pose(form, network, style, [given], weighting).regions[0].targets["block1_conv1"]
+        for given in (objective.Style(style), objective.Style(doubled, 1.0, None, half(doubled.shape)))
+    )
+    np.testing.assert_allclose(part, whole, rtol=0.05, atol=0.02 * np.abs(whole).max())  # but for the seam
+
+
+def test_the_content_counts_where_its_mask_says(random_network, content, style):
+    network = vgg.prepare(random_network, "block2_conv1")
+    weighting = objective.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)
+    posed = [
+        objective.pose(objective.GATYS, network, content, [objective.Style(style)], weighting, mask)
+        for mask in (None, np.ones(content.shape[:2], np.float32), half(content.shape))
+    ]
+    image = jnp.asarray(content[::-1])
+    unmasked, ones, left = (objective.evaluate(objective.GATYS, problem, image) for problem in posed)
+    np.testing.assert_allclose(ones.total, unmasked.total, rtol=1e-6)
+    np.testing.assert_array_equal(left.gradient[:, content.shape[1] // 2 + 4 :], 0)
+    assert jnp.abs(left.gradient).max() > 0

@@ -34,6 +34,10 @@ def rosenbrock(image):
     return Evaluation(total, Terms(total, 0 * total, 0 * total), gradient)
 
 
+def visiting(evaluate):
+    return lambda image: Iterate(image, evaluate(image))
+
+
 def minimise(text, evaluate, image, steps, loss="gatys"):
     """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
     spec = optimizers.parse(text, loss)
@@ -46,7 +50,7 @@ def minimise(text, evaluate, image, steps, loss="gatys"):
             calls.append(1)
         else:
             jax.debug.callback(lambda: calls.append(1))
-        return evaluate(image)
+        return Iterate(image, evaluate(image))
 
     iterate = Iterate(image, evaluate(image))
     state = optimizer.init(iterate)
@@ -89,7 +93,7 @@ def test_every_optimizer_descends_on_a_quadratic(name):
         optimizer = build(jax.random.key(0))
         state = optimizer.init(iterate)
         totals = [iterate.evaluation.total]
-        step = jax.jit(functools.partial(optimizer.step, quadratic))
+        step = jax.jit(functools.partial(optimizer.step, visiting(quadratic)))
         for _ in range(100):
             iterate, state, _, _ = step(iterate, state)
             totals.append(iterate.evaluation.total)
@@ -121,7 +125,7 @@ def test_lbfgs_directions_are_the_textbooks():
     state = optimizer.init(iterate)
     pairs = []
     for _ in range(6):
-        new, state, *_ = optimizer.step(quadratic, iterate, state)
+        new, state, *_ = optimizer.step(visiting(quadratic), iterate, state)
         if pairs:
             s, y = pairs[-1]
             inverse = np.eye(24) * (s @ y) / (y @ y)
@@ -161,7 +165,7 @@ def test_scipy_lbfgs_walks_where_scipy_does():
     iterate = Iterate(image, evaluate(image))
     state = optimizer.init(iterate)
     for expected in walked:
-        iterate, state, *_ = optimizer.step(evaluate, iterate, state)
+        iterate, state, *_ = optimizer.step(visiting(evaluate), iterate, state)
         np.testing.assert_array_equal(iterate.image.ravel(), expected)
 
 
@@ -230,7 +234,7 @@ def test_an_optax_alias_is_optaxs_own_step():
     for _ in range(3):
         updates, their_state = theirs.update(quadratic(params).gradient, their_state, params)
         params = optax.apply_updates(params, updates)
-        iterate, state, *_ = ours.step(quadratic, iterate, state)
+        iterate, state, *_ = ours.step(visiting(quadratic), iterate, state)
     np.testing.assert_allclose(iterate.image, params, rtol=1e-6)
 
 
@@ -258,3 +262,27 @@ def test_a_specification_that_cannot_be_used_is_refused_in_one_line(text, words)
         optimizers.parse(text)
     assert "--optimizer=" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["adam:learning_rate=3", "lbfgs", "optax-lbfgs", "nonlinear-cg"])
+def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
+    """Of a quadratic whose minimum, for each pixel on its own, is partly out of range."""
+    spec = optimizers.parse(text)
+    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    low, high = jnp.quantile(GOAL, 0.3), jnp.quantile(GOAL, 0.7)
+
+    def visit(image):
+        image = jnp.clip(image, low, high)
+        return Iterate(image, quadratic(image))
+
+    iterate = visit(START)
+    state, step = (
+        optimizer.init(iterate),
+        jax.jit(lambda iterate, state: optimizer.step(visit, iterate, state)),
+    )
+    for _ in range(150):
+        iterate, state, *_ = step(iterate, state)
+        assert low <= iterate.image.min() <= iterate.image.max() <= high
+    best = quadratic(jnp.clip(GOAL, low, high)).total
+    first = visit(START).evaluation.total
+    assert iterate.evaluation.total - best < 1e-3 * (first - best)

@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from jaxstyle import pictures, samples
@@ -678,3 +679,55 @@ def test_a_written_picture_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     pictures.write(tmp_path / "a.png", smooth())
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_sixteen_bits_are_kept_and_tagged_as_srgb(tmp_path):
+    image = np.random.default_rng(0).uniform(-5, 260, (17, 23, 3)).astype(np.float32)
+    expected = np.floor(np.clip(np.float64(image), 0, 255) * 257 + 0.5).astype(np.uint16)
+    png, tiff = tmp_path / "deep.png", tmp_path / "deep.tiff"
+    for path in (png, tiff):
+        pictures.write(path, image, "made by a test", bits=16)
+        before = path.read_bytes()
+        pictures.write(path, image, "made by a test", bits=16)
+        assert path.read_bytes() == before
+    np.testing.assert_array_equal(tifffile.imread(tiff), expected)
+    with Image.open(tiff) as opened:
+        assert "sRGB" in ImageCms.getProfileDescription(io.BytesIO(opened.info["icc_profile"]))
+    with Image.open(png) as opened:  # Pillow verifies the checksums, and keeps the upper eight bits
+        assert opened.text["Comment"] == "made by a test"
+        assert opened.info["srgb"] == 0
+        np.testing.assert_array_equal(np.asarray(opened), expected >> 8)
+
+
+def test_a_sixteen_bit_png_has_its_lower_bits_too(tmp_path):
+    image = np.full((20, 20, 3), 100 + 3 / 257, np.float32)
+    pictures.write(tmp_path / "deep.png", image, bits=16)
+    data = (tmp_path / "deep.png").read_bytes()
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack(">I", data[start - 4 : start])
+    rows = np.frombuffer(zlib.decompress(data[start + 4 : start + 4 + length]), np.uint8).reshape(
+        20, 1 + 20 * 6
+    )
+    assert (rows[:, 0] == 2).all()  # each row less the one above
+    raw = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
+    np.testing.assert_array_equal(raw.reshape(20, 20, 3, 2).view(">u2")[..., 0], 100 * 257 + 3)
+
+
+def test_formats_without_sixteen_bits_say_so(tmp_path):
+    with pytest.raises(UserError, match=r"--bits=16: .*deep\.jpg"):
+        pictures.write(tmp_path / "deep.jpg", np.zeros((20, 20, 3), np.float32), bits=16)
+
+
+def test_an_animation_shows_each_frame_at_the_size_of_the_last(tmp_path):
+    frames = []
+    for number, side in enumerate((20, 20, 30)):
+        frames.append(tmp_path / f"{number}.png")
+        pictures.write(frames[-1], np.full((side, side, 3), 60 * number, np.float32))
+    pictures.write_animation(tmp_path / "made.webp", frames)
+    with Image.open(tmp_path / "made.webp") as opened:
+        assert (opened.n_frames, opened.size, opened.info["loop"]) == (3, (30, 30), 0)
+        for number in range(3):
+            opened.seek(number)
+            opened.load()
+            assert abs(np.asarray(opened.convert("RGB"), int).mean() - 60 * number) < 3
+            assert opened.info["duration"] == (2000 if number == 2 else 200)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from kill import leftovers, results
 
-from jaxstyle import optimizers, pictures, run, training
+from jaxstyle import optimizers, pictures, run, training, vgg
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
-from jaxstyle.objective import GATYS
+from jaxstyle.objective import GATYS, Style, Weighting, pose
 
 STEPS = 3
 
@@ -27,7 +27,7 @@ STEPS = 3
 def program(make_problem, content):
     """Starts the small problem, and goes on from a state of it, with Adam."""
     problem = make_problem(GATYS)
-    init, step = map(jax.jit, training.program(GATYS, "adam", optimizers.parse("adam").static))
+    init, step = map(jax.jit, training.program(GATYS, "adam", optimizers.parse("adam").static)[:2])
 
     def start(learning_rate=1.0):
         values = {**optimizers.parse("adam").traced, "learning_rate": learning_rate}
@@ -49,10 +49,14 @@ def execute(program):
             return run.execute(
                 directory,
                 {"seed": 0},
-                start=start,
-                structure=structure,
-                advance=advance,
-                steps=STEPS,
+                [
+                    run.Stage(
+                        STEPS,
+                        lambda: run.Programs(
+                            lambda _: start(), structure, advance, lambda state: state.iterate.image
+                        ),
+                    )
+                ],
                 save=lambda image: pictures.write(directory / "image.png", image, "--steps=3\n"),
                 report=report,
                 checkpoint_seconds=seconds,
@@ -192,6 +196,67 @@ def test_a_damaged_checkpoint_costs_its_steps_and_no_more(tmp_path, execute, exp
     assert seen == [2, 3]
     assert "checkpoint 2 is damaged" in caplog.text
     assert results(tmp_path) == expected
+
+
+# --- stages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def execute_in_stages(program, random_network, style):
+    """Runs two stages of two steps each, the second at a larger size."""
+    start, advance = program
+    spec = optimizers.parse("adam")
+    grow = training.program(GATYS, spec.name, spec.static).grow
+    weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
+    network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
+    problem = pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)
+    second = functools.partial(grow, shape, problem)
+    step = functools.partial(jax.jit(training.program(GATYS, spec.name, spec.static).step), problem)
+
+    def image(state):
+        return state.iterate.image
+
+    def execute(directory, report=lambda row: None, watch=lambda step, image: None):
+        stages = [
+            run.Stage(2, lambda: run.Programs(lambda _: start(), jax.eval_shape(start), advance, image)),
+            run.Stage(4, lambda: run.Programs(second, jax.eval_shape(lambda: second(start())), step, image)),
+        ]
+        with run.claimed(directory):
+            run.begin(directory, "--scales=2\n", overwrite=False)
+            return run.execute(
+                directory,
+                {},
+                stages,
+                save=lambda image: pictures.write(directory / "image.png", image),
+                report=report,
+                watch=watch,
+                checkpoint_seconds=0,
+            )
+
+    return execute
+
+
+def test_stages_follow_each_other_at_their_sizes(tmp_path, execute_in_stages, content):
+    seen = {}
+    result = execute_in_stages(tmp_path, watch=lambda step, image: seen.update({step: image().shape}))
+    assert seen == {0: content.shape, 1: content.shape, 2: content.shape, 3: (48, 44, 3), 4: (48, 44, 3)}
+    np.testing.assert_array_equal(result.rows[:, 0], range(5))
+    np.testing.assert_array_equal(result.rows[:, 1], [1, 2, 3, 5, 6])  # one evaluation to begin a stage
+    assert result.image.shape == (48, 44, 3)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_in_stages_goes_on_where_it_stopped(tmp_path, execute_in_stages, at):
+    execute_in_stages(tmp_path / "whole")
+
+    def report(row):
+        if row[0] == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(run.Interrupted):
+        execute_in_stages(tmp_path / "stopped", report=report)
+    execute_in_stages(tmp_path / "stopped")
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------

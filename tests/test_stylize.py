@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 from kill import ROOT, make_pictures, results
 from PIL import Image
 
@@ -233,6 +234,16 @@ BAD = {
     "a weight that float32 cannot hold with a layer's": (["--style_weight=1e38"], "style_weight"),
     "no steps": (["--steps=0"], "steps"),
     "a seed out of range": (["--seed=-1"], "seed"),
+    "as many masks as nothing": (["--content_mask=a.png", "--content_mask=b.png"], "content_mask: 2"),
+    "a missing mask": (["--content_weight_mask=missing.png"], "missing.png"),
+    "a mask that is black": (["--content_mask={folder}/black.png"], "black all over"),
+    "a clip that SciPy cannot": (["--clip", "--optimizer=scipy-lbfgs"], "scipy-lbfgs"),
+    "scales of the study's loss": (["--loss=ivanov2017", "--scales=2"], "--scales"),
+    "a style loss that the study had not": (["--loss=ivanov2017", "--style_loss=mrf"], "--style_loss"),
+    "a coarsest size that is too small": (["--scales=14"], "16 pixels"),
+    "12 bits": (["--bits=12"], "8 or 16"),
+    "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
+    "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
     "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
     "a workdir that is a file": (["--workdir={folder}/words.png"], "words.png"),
@@ -252,6 +263,8 @@ def refusals(tmp_path_factory):
     (folder / "half.png").write_bytes((folder / "content.png").read_bytes()[:1000])
     (folder / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    Image.new("L", (20, 20)).save(folder / "black.png")
+    (folder / "nothing").mkdir()
     cases = [
         [*flags, f"--workdir={folder / 'new'}", *(text.format(folder=folder) for text in arguments)]
         for arguments, _ in BAD.values()
@@ -278,6 +291,102 @@ def test_a_mistake_gets_one_line_and_status_2(refusals, mistake):
     assert errors.startswith("stylize: ")
     assert len(errors.splitlines()) == 1
     assert BAD[mistake][1] in errors
+
+
+# --- controls -----------------------------------------------------------------------------------------------------
+
+
+def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, stylize):
+    workdir, output = folder / "fine", folder / "fine.tiff"
+    status, _, errors = stylize(
+        *(
+            "--scales=2",
+            "--steps=4",
+            "--save_every=3",
+            "--preserve_color=luminance",
+            "--bits=16",
+            "--size=40",
+        ),
+        *(
+            "--clip",
+            "--keep=best",
+            "--optimizer=adam:learning_rate=5",
+            f"--workdir={workdir}",
+            f"--output={output}",
+        ),
+    )
+    assert status == 0, errors
+    rows = (workdir / "metrics.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(9))
+    assert [int(row.split(",")[1]) for row in rows] == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    sizes = {}
+    for path in (workdir / "snapshots").iterdir():
+        with Image.open(path) as snapshot:
+            sizes[path.name] = snapshot.size
+    assert sizes == {"000000.png": (28, 21), "000003.png": (28, 21), "000006.png": (40, 30)}
+    with Image.open(workdir / "animation.webp") as animation:
+        assert animation.size == (40, 30)
+        assert animation.n_frames in (3, 4)  # frames that look alike are one
+    made = tifffile.imread(output)
+    assert (made.dtype, made.shape) == (np.uint16, (30, 40, 3))
+    with Image.open(folder / "content.png") as photo:
+        _, *chroma = photo.resize((40, 30), Image.Resampling.LANCZOS).convert("YCbCr").split()
+    with Image.open(workdir / "image.png") as picture:
+        _, *kept = picture.convert("YCbCr").split()
+    for before, after in zip(chroma, kept, strict=True):
+        assert np.abs(np.asarray(before, int) - np.asarray(after, int)).mean() < 4
+
+
+def test_masks_say_where_a_style_goes(folder, stylize):
+    for name, box in (("left", (0, 0, 32, 48)), ("right", (32, 0, 64, 48))):
+        mask = Image.new("L", (64, 48))
+        mask.paste(255, box)
+        mask.save(folder / f"{name}.png")
+    style, workdir = folder / "style.png", folder / "masked"
+    status, _, errors = stylize(
+        *(f"--style={style}", f"--content_mask={folder}/left.png", f"--content_mask={folder}/right.png"),
+        *(f"--content_weight_mask={folder}/left.png", "--style_mask=", f"--style_mask={folder}/right.png"),
+        *("--style_loss=wasserstein", "--pooling=average", "--style_scale=0.8", "--init=style_statistics"),
+        *("--steps=3", f"--workdir={workdir}"),
+    )
+    assert status == 0, errors
+    named = manifest(workdir)["pictures"]
+    assert {pathlib.Path(path).name for path in named} == {
+        "content.png",
+        "style.png",
+        "left.png",
+        "right.png",
+    }
+    again = folder / "masked again"
+    assert stylize(f"--flagfile={workdir / 'run.flags'}", f"--workdir={again}")[0] == 0
+    assert results(again) == results(workdir)
+
+
+def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
+    photos, workdir = folder / "photos", folder / "many"
+    photos.mkdir()
+    shutil.copy(folder / "content.png", photos / "a.png")
+    with Image.open(folder / "style.png") as picture:
+        picture.rotate(90, expand=True).save(photos / "b.jpg")
+    (photos / "notes.txt").write_text("no photo")
+    style = f"--style={folder / 'style.png'}"
+    status, output, errors = stylize(f"--content={photos}", style, "--steps=3", f"--workdir={workdir}")
+    assert status == 0, errors
+    assert {path.name for path in workdir.iterdir()} == {"a.png", "b.jpg"}
+    alone = folder / "alone"
+    assert stylize(f"--content={photos / 'b.jpg'}", style, "--steps=3", f"--workdir={alone}")[0] == 0
+    assert results(workdir / "b.jpg") == results(alone)
+    status, output, _ = stylize(f"--content={photos}/*.png", style, "--steps=3", f"--workdir={workdir}")
+    assert (status, output.count("finished before")) == (0, 1)
+
+
+def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize):
+    workdir = folder / "dry"
+    status, output, errors = stylize("--dry_run", "--scales=2", f"--workdir={workdir}")
+    assert status == 0, errors
+    assert not workdir.exists()
+    for words in ("size: 23x17, 32x24", "block5_conv1", "GiB", "evaluations: ", "time: about"):
+        assert words in output
 
 
 def test_a_workdir_of_another_run_is_refused_unless_overwritten(folder, whole, stylize):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import objective, optimizers, training
+from jaxstyle import objective, optimizers, training, vgg
 
 
 def arrays(spec):
@@ -81,3 +81,67 @@ def test_divergence_keeps_the_last_finite_iterate_and_leaves_other_lanes_alone(m
 
 def test_the_same_arguments_share_one_program():
     assert training.program(objective.GATYS, "adam", ()) is training.program(objective.GATYS, "adam", ())
+
+
+def run(make_problem, content, name, steps, **options):
+    """The states of a run, that of the start first, and its program."""
+    problem, spec = make_problem(objective.GATYS), optimizers.parse(name)
+    program = training.program(objective.GATYS, spec.name, spec.static, **options)
+    states = [program.init(problem, jnp.asarray(content), arrays(spec))]
+    step = jax.jit(program.step)
+    for _ in range(steps):
+        states.append(step(problem, states[-1])[0])
+    return states, program
+
+
+def test_clipped_iterates_stay_in_range(make_problem, content):
+    free, _ = run(make_problem, content, "adam:learning_rate=300", 4)
+    assert free[-1].iterate.image.min() < 0
+    assert free[-1].iterate.image.max() > 255
+    clipped, _ = run(make_problem, content, "adam:learning_rate=300", 4, clip=True)
+    for state in clipped:
+        assert 0 <= state.iterate.image.min() <= state.iterate.image.max() <= 255
+
+
+def test_what_runs_on_the_host_cannot_clip():
+    with pytest.raises(ValueError, match="scipy-lbfgs"):
+        training.program(objective.GATYS, "scipy-lbfgs", (("history_size", 10),), clip=True)
+
+
+def test_the_last_the_best_and_the_average_iterate_can_be_kept(make_problem, content):
+    rough = "rmsprop:learning_rate=60"
+    found = {}
+    for keep in training.KEEPERS:
+        states, program = run(make_problem, content, rough, 12, keep=keep)
+        images = np.stack([state.iterate.image for state in states])
+        totals = [float(state.iterate.evaluation.total) for state in states]
+        found[keep] = np.asarray(program.result(states[-1])), images, totals
+    result, images, _ = found["last"]
+    np.testing.assert_array_equal(result, images[-1])
+    result, images, totals = found["best"]
+    assert np.argmin(totals) < 12, "a run whose best iterate is not its last is needed"
+    np.testing.assert_array_equal(result, images[np.argmin(totals)])
+    result, images, _ = found["average"]
+    weights = training.DECAY ** np.arange(12, -1, -1)
+    np.testing.assert_allclose(result, np.tensordot(weights / weights.sum(), images, 1), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_a_state_grows_to_another_size(name, make_problem, content, random_network, style):
+    states, program = run(make_problem, content, name, 3)
+    large = np.asarray(jax.image.resize(content, (56, 50, 3), "cubic"))
+    weighting = objective.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
+    network = vgg.prepare(random_network, "block3_conv1")
+    problem = objective.pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
+    grown = program.grow((56, 50, 3), problem, states[-1])
+    assert (grown.step, grown.evaluations) == (3, states[-1].evaluations + 1)
+    np.testing.assert_allclose(
+        grown.iterate.image, jax.image.resize(states[-1].iterate.image, (56, 50, 3), "cubic"), atol=1e-3
+    )
+    leaves = jax.tree.leaves(grown.optimizer)
+    if name == "adam":  # its moments are carried up
+        assert [jnp.abs(leaf).max() > 0 for leaf in leaves if leaf.shape == (56, 50, 3)] == [True, True]
+    else:  # its curvature is not
+        assert [jnp.abs(leaf).max() > 0 for leaf in leaves if leaf.ndim == 4] == [False, False]
+    _, metrics = jax.jit(program.step)(problem, grown)
+    assert metrics.total < grown.iterate.evaluation.total

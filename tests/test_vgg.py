@@ -7,7 +7,6 @@ from scipy import ndimage
 
 from jaxstyle import vgg
 
-
 POOLING = {
     "max": lambda windows: windows.max((1, 3)),
     "average": lambda windows: windows.mean((1, 3)),

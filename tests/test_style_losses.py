@@ -1,0 +1,322 @@
+"""The style losses against NumPy and SciPy in float64, written out from the papers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxstyle import style_losses
+
+#: Compiled, for the tests' time.
+STYLE_LOSSES = {
+    name: style_losses.StyleLoss(jax.jit(summarize), blend, jax.jit(loss))
+    for name, (summarize, blend, loss) in style_losses.STYLE_LOSSES.items()
+}
+
+RNG = np.random.default_rng(0)
+CHANNELS = 4
+IMAGE = np.maximum(RNG.normal(0.5, 1, (5, 6, CHANNELS)), 0)
+STYLE = np.maximum(RNG.normal(1, 2, (7, 4, CHANNELS)), 0)
+SAME_SIZE = np.maximum(RNG.normal(1, 2, (5, 6, CHANNELS)), 0)
+GUIDE = RNG.uniform(0, 1, (5, 6))
+HALF = np.float64(np.arange(6) < 3) * np.ones((5, 1))
+KEY = jax.random.key(0)
+
+every_loss = pytest.mark.parametrize("name", STYLE_LOSSES)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def both(name, image, style, guide=None, style_guide=None):
+    """The loss of an image to a style, and its gradient, in the precision of the arrays."""
+    loss = STYLE_LOSSES[name]
+    target = loss.blend([(loss.summarize(style, style_guide, KEY), 1.0)])
+    return jax.value_and_grad(lambda image: loss.loss(image, guide, target))(image)
+
+
+def between(name, *arrays):
+    return both(name, *arrays)[0]
+
+
+def weighted(features, guide=None):
+    """Features as rows, and their normalised weights."""
+    weights = np.ones(features.shape[:2]) if guide is None else guide**2
+    return features.reshape(-1, features.shape[-1]), weights.ravel() / weights.sum()
+
+
+def gram_reference(image, style, guide=None):
+    grams = []
+    for rows, weights in (weighted(image, guide), weighted(style)):
+        grams.append(sum(w * np.outer(row, row) for row, w in zip(rows, weights, strict=True)))
+    return np.sum((grams[0] - grams[1]) ** 2) / (4 * CHANNELS**2)
+
+
+def wasserstein_reference(image, style, guide=None):
+    means, covariances = [], []
+    for rows, weights in (weighted(image, guide), weighted(style)):
+        means.append(weights @ rows)
+        covariances.append(np.cov(rows.T, ddof=0, aweights=weights))
+    root = scipy.linalg.sqrtm(covariances[1])
+    cross = scipy.linalg.sqrtm(root @ covariances[0] @ root)
+    return (np.sum((means[0] - means[1]) ** 2) + np.trace(sum(covariances) - 2 * cross)) / CHANNELS
+
+
+def sliced_reference(image, style, guide=None):
+    """Sorted projections one by one, or interpolated at the middles of the positions' sorted weights."""
+    rows, weights = weighted(image, guide)
+    squares = []
+    for direction in np.float64(STYLE_LOSSES["sliced"].summarize(jnp.asarray(style), None, KEY).directions):
+        own, goal = rows @ direction, np.sort(weighted(style)[0] @ direction)
+        order = np.argsort(own)
+        if guide is not None or image.shape != style.shape:
+            levels = np.cumsum(weights[order]) - weights[order] / 2
+            goal = np.interp(levels, (np.arange(goal.size) + 0.5) / goal.size, goal)
+        squares.append(weights[order] @ (own[order] - goal) ** 2)
+    return np.mean(squares)
+
+
+def mrf_reference(image, style, guide=None):
+    """Brute force, a patch at a time."""
+
+    def patches(features):
+        padded = np.pad(features, ((1, 1), (1, 1), (0, 0)), "edge")
+        height, width = features.shape[:2]
+        return [padded[i : i + 3, j : j + 3] for i in range(height) for j in range(width)]
+
+    def distance(patch):
+        correlation = [np.sum(patch * s) / np.linalg.norm(patch) / np.linalg.norm(s) for s in patches(style)]
+        return np.mean((patch - patches(style)[np.argmax(correlation)]) ** 2)
+
+    return weighted(image, guide)[1] @ [distance(patch) for patch in patches(image)]
+
+
+REFERENCES = {
+    "gram": gram_reference,
+    "wasserstein": wasserstein_reference,
+    "sliced": sliced_reference,
+    "mrf": mrf_reference,
+}
+
+
+@every_loss
+def test_losses_are_those_of_the_papers(name):
+    # The Wasserstein loss blurs.
+    tolerance = 2e-5 if name == "wasserstein" else 1e-10
+    with jax.enable_x64(True):
+        found = between(name, IMAGE, SAME_SIZE)
+        np.testing.assert_allclose(found, REFERENCES[name](IMAGE, SAME_SIZE), rtol=tolerance)
+    np.testing.assert_allclose(between(name, np.float32(IMAGE), np.float32(SAME_SIZE)), found, rtol=1e-4)
+
+
+@every_loss
+@pytest.mark.parametrize("guide", [None, GUIDE, HALF], ids=["whole", "soft", "hard"])
+def test_losses_compare_pictures_of_two_sizes_and_weigh_positions_by_the_guide(name, guide):
+    tolerance = 2e-5 if name == "wasserstein" else 1e-10
+    with jax.enable_x64(True):
+        found = between(name, IMAGE, STYLE, guide)
+        np.testing.assert_allclose(found, REFERENCES[name](IMAGE, STYLE, guide), rtol=tolerance)
+
+
+def test_sliced_weights_are_multiplicities():
+    counts = RNG.integers(1, 4, (5, 6))
+    guided = STYLE_LOSSES["sliced"].summarize(jnp.float32(IMAGE), jnp.float32(np.sqrt(counts)), KEY)
+    levels = (np.arange(30) + 0.5) / 30
+    rows = np.repeat(IMAGE.reshape(-1, CHANNELS), counts.ravel(), axis=0)
+    expected = np.quantile(rows @ guided.directions.T, levels, axis=0, method="inverted_cdf").T
+    # A level at the step between two positions may fall to either.
+    assert np.mean(np.isclose(guided.quantiles, expected, rtol=1e-5, atol=1e-6)) > 0.9
+
+
+def test_slices_are_as_many_unit_vectors_as_channels_and_depend_on_the_key_alone():
+    first = STYLE_LOSSES["sliced"].summarize(jnp.float32(IMAGE), None, KEY).directions
+    assert first.shape == (CHANNELS, CHANNELS)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(
+        first, STYLE_LOSSES["sliced"].summarize(jnp.float32(STYLE), None, KEY).directions
+    )
+    other = STYLE_LOSSES["sliced"].summarize(jnp.float32(IMAGE), None, jax.random.key(1)).directions
+    assert np.all(first != other)
+
+
+def test_large_styles_keep_a_bounded_number_of_quantiles_and_patches(monkeypatch):
+    monkeypatch.setattr(style_losses, "MAX_QUANTILES", 10)
+    monkeypatch.setattr(style_losses, "MAX_PATCHES", 10)
+    sliced = style_losses.slices(jnp.float32(IMAGE), None, KEY)
+    ordered = np.sort(sliced.directions @ np.float32(IMAGE).reshape(-1, CHANNELS).T)
+    np.testing.assert_allclose(sliced.quantiles, ordered[:, 1::3], rtol=1e-5)
+    guided = style_losses.slices(jnp.float32(IMAGE), jnp.ones((5, 6)), KEY)
+    np.testing.assert_allclose(guided.quantiles, sliced.quantiles, rtol=1e-5)
+    kept = style_losses.patches(jnp.float32(IMAGE), None, KEY).patches
+    np.testing.assert_array_equal(kept[4], np.float32(IMAGE)[::2, ::2].reshape(-1, CHANNELS))
+
+
+@every_loss
+@pytest.mark.parametrize("guide", [None, GUIDE, HALF], ids=["whole", "soft", "hard"])
+def test_gradients_are_those_of_finite_differences(name, guide):
+    with jax.enable_x64(True):
+        loss = STYLE_LOSSES[name]
+        target = loss.summarize(jnp.asarray(STYLE), None, KEY)
+        guide = None if guide is None else jnp.asarray(guide)
+        value = lambda image: loss.loss(image, guide, target)  # noqa: E731
+        gradient = both(name, IMAGE, STYLE, guide)[1]
+        # Not so far that the order of projections or a match changes.
+        for _ in range(3):
+            way = RNG.normal(size=IMAGE.shape) * 1e-7
+            difference = value(IMAGE + way) - value(IMAGE - way)
+            np.testing.assert_allclose(2 * jnp.sum(gradient * way), difference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("of", [0, 1])
+def test_the_bures_distance_has_the_gradient_of_finite_differences_for_both_covariances(of):
+    covariances = [np.cov(RNG.normal(size=(3, 9))) for _ in range(2)]
+    way = RNG.normal(size=(3, 3)) * 1e-6
+    way += way.T
+    with jax.enable_x64(True):
+        gradient = jax.grad(style_losses.squared_bures, of)(*map(jnp.asarray, covariances))
+        ends = []
+        for sign in (1, -1):
+            moved = [c + sign * way if i == of else c for i, c in enumerate(covariances)]
+            ends.append(style_losses.squared_bures(*map(jnp.asarray, moved)))
+        np.testing.assert_allclose(2 * np.sum(gradient * way), ends[0] - ends[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 1e-3, 0.5, 1.0])
+def test_the_orthogonal_factor_is_that_of_the_singular_value_decomposition(smallest):
+    left, right = (np.linalg.qr(RNG.normal(size=(20, 20)))[0] for _ in range(2))
+    matrix = left * np.geomspace(smallest, 1, 20) @ right
+    with jax.enable_x64(True):
+        found = style_losses.orthogonal_factor(jnp.asarray(matrix), min(smallest, 0.9))
+        np.testing.assert_allclose(found, left @ right, atol=1e-8)
+    single = style_losses.orthogonal_factor(jnp.float32(matrix), min(smallest, 0.9))
+    np.testing.assert_allclose(single.T @ single, np.eye(20), atol=1e-5)
+
+
+@every_loss
+def test_losses_and_gradients_are_zero_at_the_style_itself(name):
+    style = np.float32(SAME_SIZE)
+    scale = between(name, np.float32(IMAGE), style)
+    value, gradient = both(name, style, style)
+    assert 0 <= value < 1e-8 * scale
+    np.testing.assert_allclose(gradient, 0, atol=1e-4 * scale / style.size)
+
+
+@every_loss
+def test_losses_are_zero_at_the_style_itself_within_one_hard_guide(name):
+    image = np.float32(IMAGE)
+    value = between(name, image, image, np.float32(HALF), np.float32(HALF))
+    assert 0 <= value < 1e-6 * between(name, image, np.float32(SAME_SIZE))
+
+
+@every_loss
+def test_a_guide_of_ones_is_the_whole_picture(name):
+    image, style = np.float32(IMAGE), np.float32(SAME_SIZE)
+    whole = both(name, image, style)
+    for level in (1, 0.5):
+        guides = np.full((5, 6), level, np.float32), np.full((5, 6), level, np.float32)
+        guided = both(name, image, style, *guides)
+        np.testing.assert_allclose(guided[0], whole[0], rtol=1e-5)
+        np.testing.assert_allclose(guided[1], whole[1], rtol=1e-3, atol=1e-6)
+
+
+@every_loss
+def test_what_is_outside_both_guides_plays_no_part(name):
+    guide = np.float32(HALF)
+    # The neighbours of a patch in the guide belong to it: only what is farther away may change.
+    changed = np.float32(np.where((np.arange(6) < 4)[None, :, None], IMAGE, 100.0))
+    style = np.float32(np.where((np.arange(6) < 4)[None, :, None], SAME_SIZE, -50.0))
+    expected = between(name, np.float32(IMAGE), np.float32(SAME_SIZE), guide, guide)
+    np.testing.assert_allclose(between(name, changed, style, guide, guide), expected, rtol=1e-5)
+    gradient = both(name, changed, style, guide, guide)[1]
+    np.testing.assert_array_equal(gradient[:, 4:], 0)
+    assert np.any(gradient[:, :3] != 0)
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((5, 6, CHANNELS)),
+        np.full((5, 6, CHANNELS), 3.0),
+        IMAGE * [1, 0, 1, 0],
+        IMAGE[:1, :1],
+        np.repeat(IMAGE[..., :1], CHANNELS, 2),
+        IMAGE * 1e4,
+        IMAGE * 1e-4,
+    ],
+    ids=["zero", "constant", "dead channels", "one position", "one rank", "large", "small"],
+)
+def test_degenerate_features_have_finite_losses_and_gradients(name, image):
+    image, style = np.float32(image), np.float32(SAME_SIZE)
+    for pair in ((image, style), (style, image), (image, image)):
+        value, gradient = both(name, *pair)
+        assert np.isfinite(value)
+        assert value >= 0
+        assert np.all(np.isfinite(gradient))
+    assert value <= 1e-6 * np.mean(image**2)  # of the image to itself
+
+
+@every_loss
+def test_a_guide_of_zeros_pulls_nowhere(name):
+    value, gradient = both(name, np.float32(IMAGE), np.float32(STYLE), np.float32(0 * GUIDE))
+    assert np.isfinite(value)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_regions_of_zeros_match_style_patches_of_zeros():
+    image, style = np.zeros((3, 3, 2), np.float32), np.float32(RNG.uniform(1, 2, (12, 3, 2)))
+    style[5:8] = 0
+    assert between("mrf", image, style) == 0
+
+
+@pytest.mark.parametrize("name", ["gram", "wasserstein", "sliced"])
+def test_blends_are_means_by_share(name):
+    loss = STYLE_LOSSES[name]
+    one, two = (loss.summarize(jnp.float32(style), None, KEY) for style in (IMAGE, SAME_SIZE))
+    blended = loss.blend([(one, 0.25), (two, 0.75)])
+    expected = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, one, two)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), blended, expected)
+
+
+def test_slices_of_pictures_of_two_sizes_blend_at_the_levels_of_the_larger():
+    few, many = (STYLE_LOSSES["sliced"].summarize(jnp.float32(s), None, KEY) for s in (STYLE, IMAGE))
+    levels = (np.arange(30) + 0.5) / 30
+    expected = [
+        0.5 * np.interp(levels, (np.arange(28) + 0.5) / 28, a) + 0.5 * b
+        for a, b in zip(few.quantiles, many.quantiles, strict=True)
+    ]
+    blended = style_losses.blend_slices([(few, 0.5), (many, 0.5)])
+    np.testing.assert_allclose(blended.quantiles, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(blended.directions, few.directions)
+
+
+def test_patches_are_taken_from_all_styles():
+    loss = STYLE_LOSSES["mrf"]
+    targets = [(loss.summarize(jnp.float32(style), None, KEY), 0.5) for style in (IMAGE, STYLE)]
+    for style in (IMAGE, STYLE):
+        assert loss.loss(jnp.float32(style), None, loss.blend(targets)) == 0
+
+
+def test_patches_outside_the_styles_guide_are_not_matched():
+    guide = np.float32(HALF)
+    loss = STYLE_LOSSES["mrf"]
+    target = loss.summarize(jnp.float32(SAME_SIZE), jnp.asarray(guide), KEY)
+    np.testing.assert_array_equal(target.used, guide.ravel() > 0.5)
+    inside = style_losses.Patches(target.patches[:, target.used], target.used[target.used])
+    np.testing.assert_allclose(
+        loss.loss(jnp.float32(IMAGE), None, target), loss.loss(jnp.float32(IMAGE), None, inside), rtol=1e-6
+    )
+
+
+@every_loss
+def test_losses_are_mapped_over_images_and_do_not_grow_with_the_picture(name):
+    loss = STYLE_LOSSES[name]
+    target = loss.summarize(jnp.float32(STYLE), None, KEY)
+    images = jnp.stack([jnp.float32(IMAGE), jnp.float32(SAME_SIZE)])
+    apart = [loss.loss(image, None, target) for image in images]
+    mapped = jax.vmap(lambda image: loss.loss(image, None, target))(images)
+    np.testing.assert_allclose(mapped, apart, rtol=1e-5)
+    # Each position 4 times, and with it each patch's neighbours: roughly the same distribution.
+    larger = loss.loss(jnp.repeat(jnp.repeat(images[0], 2, 0), 2, 1), None, target)
+    np.testing.assert_allclose(larger, apart[0], rtol=0.3 if name == "mrf" else 0.1)
