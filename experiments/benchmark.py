@@ -120,25 +120,26 @@ def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[s
     evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
     evaluate = evaluate.lower(problem, image).compile()
     memory.keep_freed(memory.required(evaluate))
-    init, step = program
+    init, step, *_ = program
     if spec.name not in optimizers.ON_HOST:
         init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.copy(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
     for _ in range(2):
         state, _ = step(problem, state)
-    before = int(state.evaluations)
-    step_s, evaluation_s = [], []
+    first = before = int(state.evaluations)
+    step_s, outside = [], []
     for _ in range(repeats):
-        evaluation_s += timed(lambda: evaluate(problem, image), 1)
+        (evaluation_s,) = timed(lambda: evaluate(problem, image), 1)
         begun = time.perf_counter()
         state, _ = jax.block_until_ready(step(problem, state))
         step_s.append(time.perf_counter() - begun)
-    evaluations = int(state.evaluations) - before
-    inside = evaluations * statistics.median(evaluation_s)
+        after = int(state.evaluations)
+        outside.append(1 - (after - before) * evaluation_s / step_s[-1])
+        before = after
     return {
         **summary(step_s),
-        "evaluations_a_step": evaluations / repeats,
-        "share_outside_evaluations": 1 - inside / sum(step_s),
+        "evaluations_a_step": (before - first) / repeats,
+        "share_outside_evaluations": statistics.median(outside),
         "peak_bytes": peak_bytes(),
     }
 

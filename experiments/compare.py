@@ -111,7 +111,9 @@ def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
         if run.begin(directory, record, launch.OVERWRITE.value) in ("finished", "diverged"):
             return False
         spec = optimizers.parse(text, launch.LOSS.value)
-        with tqdm(total=launch.STEPS.value, unit="step", desc=directory.name, disable=None) as bar:
+        with tqdm(
+            total=launch.STEPS.value * launch.SCALES.value, unit="step", desc=directory.name, disable=None
+        ) as bar:
 
             def show(row) -> None:
                 if bar.n == 0:
@@ -180,7 +182,7 @@ def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     specs = report.labels(_OPTIMIZER.value)
     for text in specs.values():
-        optimizers.parse(text, launch.LOSS.value)
+        task.check_clip(optimizers.parse(text, launch.LOSS.value))
     experiment, against = _CLAIMS.value, _AGAINST.value
     plan = settings()
     record, given = launch.recorded_flags(), flags.FLAGS.flag_values_dict()

@@ -16,12 +16,17 @@ from jaxstyle import color, convolution, memory, objective, style_losses, traini
 from jaxstyle.errors import UserError
 
 
-class _PathParser(flags.ArgumentParser):
+def path(text: str) -> str:
     """A path as it is, or as a percent-encoded `file:` URI, which may stand for any name in one line."""
+    kind, colon, name = text.partition(":")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else text
+
+
+class _PathParser(flags.ArgumentParser):
+    """See `path`."""
 
     def parse(self, argument: str) -> str:
-        kind, colon, name = argument.partition(":")
-        return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else argument
+        return path(argument)
 
 
 class _PathSerializer(flags.ArgumentSerializer):

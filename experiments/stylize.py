@@ -144,8 +144,7 @@ def copy(image: np.ndarray, record: str) -> None:
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
-    if launch.CLIP.value and spec.name in optimizers.ON_HOST:
-        raise UserError(f"--clip: {spec.name} cannot; lbfgs can")
+    task.check_clip(spec)
     if _OUTPUT.value:
         pictures.check_writable(_OUTPUT.value)
     found = photos(launch.CONTENT.value)

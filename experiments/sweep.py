@@ -111,7 +111,7 @@ def memory() -> int:
 
 def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
     """The programs for `count` rates, or for fewer if --chunk is not set and half of the memory is too little."""
-    program = training.program(posed.form, spec.name, spec.static)
+    program = training.program(posed.form, spec.name, spec.static, launch.CLIP.value)
     init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
     step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
     while True:
@@ -224,6 +224,8 @@ def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     rates = parse_rates(_LEARNING_RATES.value)
     specs = {label: parse_optimizer(text) for label, text in report.labels(_OPTIMIZER.value).items()}
+    if launch.SCALES.value > 1:
+        raise UserError(f"--scales={launch.SCALES.value}: a sweep is of one size; take 1")
     posed = task.read()
     record = launch.recorded_flags()
     found: list[report.Rate] = []

@@ -242,6 +242,16 @@ def compiled(task: Task, spec: optimizers.Spec, number: int) -> Compiled:
     return _compiled[key]
 
 
+def check_clip(spec: optimizers.Spec) -> None:
+    """Refuses --clip for an optimizer that cannot.
+
+    Raises:
+      UserError: it is so.
+    """
+    if launch.CLIP.value and spec.name in optimizers.ON_HOST:
+        raise UserError(f"--clip: {spec.name} cannot clip its iterates; lbfgs can")
+
+
 def hyperparameters(spec: optimizers.Spec) -> dict[str, jax.Array]:
     """The traced hyperparameters as arrays, and the random key for an optimizer that wants one."""
     values = {name: jnp.float32(value) for name, value in spec.traced.items()}

