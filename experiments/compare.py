@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import claims, launch, task
-from jaxstyle import optimizers, report, run
+from jaxstyle import files, optimizers, report, run
 from jaxstyle.errors import UserError
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
@@ -145,7 +145,7 @@ def keep_flags(directory: pathlib.Path, record: str) -> None:
     if launch.OVERWRITE.value and path.exists():
         shutil.rmtree(directory / "arms", ignore_errors=True)
     elif path.exists() and fixed(path.read_text("utf-8", "replace")) == fixed(record):
-        run.write_atomically(path, record.encode())
+        files.write_atomically(path, record.encode())
     run.begin(directory, record, launch.OVERWRITE.value)
 
 
@@ -199,7 +199,7 @@ def main() -> None:
         try:
             if experiment:
                 text = json.dumps(verdicts, indent=2)
-                run.write_atomically(directory / "claims.json", text.encode() + b"\n")
+                files.write_atomically(directory / "claims.json", text.encode() + b"\n")
             report.write(directory, arms, verdicts, record)
         except OSError as error:
             raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error

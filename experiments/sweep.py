@@ -24,7 +24,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import convolution, optimizers, report, run, training
+from jaxstyle import convolution, files, optimizers, report, run, training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 
@@ -171,7 +171,7 @@ def run_lanes(
     rows = rows[:, : len(rates)]
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    run.write_atomically(whole, buffer.getvalue())
+    files.write_atomically(whole, buffer.getvalue())
     checkpoints.clear()
     return rows
 
@@ -203,7 +203,7 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    run.write_atomically(path, text.getvalue().encode())
+    files.write_atomically(path, text.getvalue().encode())
 
 
 def table(label: str, rates: list[float], rows: Rows) -> list[report.Rate]:

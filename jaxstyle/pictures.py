@@ -5,7 +5,6 @@ the name of a sample does as well: `sample:portrait` and `sample:cat` are photos
 carries, the others (`sample:night`, `sample:facets`) are drawn by `jaxstyle.samples`.
 """
 
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -15,7 +14,6 @@ import re
 import stat
 import struct
 import time
-import uuid
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from jaxtyping import Float, UInt8, UInt16
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from jaxstyle.errors import UserError
+from jaxstyle.files import write_atomically
 
 MIN_SIDE = 16  # of a file in pixels: VGG halves a picture four times before its last block
 MAX_SIDE = 8192  # of a result in pixels
@@ -188,7 +187,7 @@ def write(
     else:
         data = _encode(pixels, SUFFIXES[suffix], comment, quality)
     try:
-        _replace(path, data)
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error
 
@@ -209,7 +208,7 @@ def write_animation(path: str | os.PathLike, frames: Sequence[Path], seconds: fl
         encoded, "WEBP", save_all=True, append_images=pictures[1:], duration=shown, loop=0, quality=90
     )
     try:
-        _replace(Path(path), encoded.getvalue())
+        write_atomically(Path(path), encoded.getvalue())
     except OSError as error:
         raise UserError(f"{str(path)!r}: cannot be written: {error.strerror or error}") from error
 
@@ -269,21 +268,6 @@ def _deep_tiff(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None
 
 
 _DEEP = {".png": _deep_png, ".tif": _deep_tiff, ".tiff": _deep_tiff}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Puts a file in the place of what was there, in one step: no reader sees half of it."""
-    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def _png_chunks(comment: str | None) -> PngImagePlugin.PngInfo:

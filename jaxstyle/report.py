@@ -20,7 +20,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxstyle import run
+from jaxstyle import files, run
 
 #: Column of a run's rows -> what an axis calls it.
 CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
@@ -91,12 +91,12 @@ def write(
       claims: rows of `claims.json`.
       flags: text of `run.flags`.
     """
-    run.write_atomically(directory / "summary.csv", summary(arms).encode())
-    run.write_atomically(directory / "report.html", page(directory.name, arms, claims, flags).encode())
+    files.write_atomically(directory / "summary.csv", summary(arms).encode())
+    files.write_atomically(directory / "report.html", page(directory.name, arms, claims, flags).encode())
     if arms:
-        run.write_atomically(directory / "losses.png", _png(losses(arms)))
+        files.write_atomically(directory / "losses.png", _png(losses(arms)))
     if any(arm.image for arm in arms):
-        run.write_atomically(directory / "pictures.png", _png(pictures(arms)))
+        files.write_atomically(directory / "pictures.png", _png(pictures(arms)))
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def write_sensitivity(path: pathlib.Path, rates: Sequence[Rate]) -> None:
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="broad: within 10 % of the best; cross: diverged", title_fontsize=8)
-    run.write_atomically(path, _png(figure))
+    files.write_atomically(path, _png(figure))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ import numpy as np
 from jaxstyle import training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
+from jaxstyle.files import DRAFTS, write_atomically
 
 FILES = ("manifest.json", "metrics.csv", "image.png", "animation.webp")
 FOLDERS = ("checkpoints", "snapshots")
@@ -67,19 +68,6 @@ class Result(NamedTuple):
 
 
 # --- files --------------------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
@@ -235,7 +223,7 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
                 if (directory / name).exists():
                     shutil.rmtree(directory / name)
             record.unlink()  # the last, so that nothing of this run can pass for one of other flags
-        for draft in _drafts(directory):
+        for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
             draft.unlink()
         if not record.exists():
             write_atomically(record, flags.encode())
@@ -254,11 +242,6 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
             f"{', '.join(names)}); choose another, or --overwrite it"
         )
     return status
-
-
-def _drafts(directory: pathlib.Path) -> list[pathlib.Path]:
-    """What a killed process was writing: see `write_atomically` and `pictures.write`."""
-    return [*directory.glob(".*.partial"), *directory.glob(f".{'[0-9a-f]' * 32}.tmp")]
 
 
 def _status(directory: pathlib.Path) -> str:

@@ -52,7 +52,7 @@ def leftovers(workdir: pathlib.Path) -> list[str]:
     return [
         str(path.relative_to(workdir))
         for path in workdir.rglob("*")
-        if path.name.endswith((".partial", ".tmp")) or path.parent.name == "checkpoints"
+        if path.name.endswith(".partial") or path.parent.name == "checkpoints"
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from kill import leftovers, results
 
-from jaxstyle import optimizers, pictures, run, training, vgg
+from jaxstyle import files, optimizers, pictures, run, training, vgg
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 from jaxstyle.objective import GATYS, Style, Weighting, pose
@@ -404,7 +404,7 @@ def test_rows_come_back_from_their_table_to_the_bit(tmp_path):
 def test_readers_see_the_old_file_or_the_new_one(tmp_path):
     path, seen, done = tmp_path / "file", set(), threading.Event()
     contents = [letter * 100_000 for letter in (b"a", b"b")]
-    run.write_atomically(path, contents[0])
+    files.write_atomically(path, contents[0])
 
     def read():
         while not done.is_set():
@@ -413,7 +413,7 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for k in range(50):
-        run.write_atomically(path, contents[k % 2])
+        files.write_atomically(path, contents[k % 2])
     done.set()
     reader.join()
     assert seen <= set(contents)
@@ -421,14 +421,14 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    run.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        run.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
 
 

@@ -1,0 +1,28 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+
+#: What a killed process was writing, as a pattern of names.
+DRAFTS = f".{'[0-9a-f]' * 32}.partial"
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Puts a file in the place of what was there, in one step: no reader sees half of it.
+
+    Raises:
+      OSError: the disk is full or fails; what was there stays.
+    """
+    draft = path.with_name(f".{uuid.uuid4().hex}.partial")  # of one length, however long the name is
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            draft.unlink(missing_ok=True)
+        raise
