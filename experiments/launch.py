@@ -284,7 +284,7 @@ def _set_up_jax() -> None:
         folder = os.path.join(cache, "jaxstyle")
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _recorded() -> Iterator[flags.Flag[Any]]:

@@ -91,10 +91,15 @@ def regions(
         digest.update(np.asarray(leaf).tobytes())
     key = (form, tuple(layers), digest.digest())
     if key not in _regions:
-        stream = start.stream(launch.SEED.value, "style_loss")
-        shape = styles[0].picture.shape
-        _regions[key] = once(objective.regions, (form, tuple(layers)), shape, direct, styles, stream)
+        arguments = direct, styles, np.uint32(launch.SEED.value)
+        _regions[key] = once(_pose_regions, (form, tuple(layers)), styles[0].picture.shape, *arguments)
     return _regions[key]
+
+
+def _pose_regions(
+    form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, styles: list, seed: np.uint32
+) -> list[objective.Region]:
+    return objective.regions(form, layers, network, styles, start.stream(seed, "style_loss"))
 
 
 @functools.cache
@@ -162,9 +167,9 @@ def read() -> Task:
         more = np.float32(np.prod(shapes[-1]) / np.prod(shapes[number]))
         return posed._replace(
             network=prepared(deepest, launch.CONVOLUTION.value),
-            content_weights={name: more * weight for name, weight in posed.content_weights.items()},
+            content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
             regions=regions(form, list(weighting.style), styles),
-            tv_weight=more * posed.tv_weight,
+            tv_weight=more * np.asarray(posed.tv_weight),
         )
 
     begin = inputs.read_start(given[0])
@@ -228,9 +233,13 @@ def compiled(task: Task, spec: optimizers.Spec, number: int) -> Compiled:
     key = (static, shape, signature((problem, before)))
     if key not in _compiled:
         begun = time.perf_counter()
-        here, step, needed = structure(number), program.step, None
-        if not on_host:
-            begin = convolution.jit(begin).lower(problem, *before).compile()
+        step, needed = program.step, None
+        if on_host:
+            here = structure(number)
+        else:
+            lowered = convolution.jit(begin).lower(problem, *before)
+            here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
+            begin = lowered.compile()
             step = convolution.jit(step, donate_argnums=1).lower(problem, here).compile()
             # Memory grows with the image: what the last scale will need is known before the first begins.
             needed = int(memory.required(step) * np.prod(task.shapes[-1]) / np.prod(shape))
