@@ -51,7 +51,10 @@ CONTENT = _define_path(
     "content", "sample:portrait", "The photo: a picture file, or sample:portrait or sample:cat."
 )
 STYLE = flags.DEFINE_multi(
-    *_PATH, "style", ["sample:night"], "The style picture: a file, or sample:night or sample:facets."
+    *_PATH,
+    "style",
+    ["sample:night"],
+    "The style picture: a file, or sample:night or sample:facets; with a share, as in a.jpg:2, if there are several.",
 )
 SIZE = flags.DEFINE_string(
     "size", "400", "Longer side of the result in pixels, aspect kept; WxH fixes both sides."
