@@ -142,9 +142,8 @@ def _restarting(
 
     def step(visit: Visit, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
         search, memory = advance(visit, iterate, state.memory, state.fresh)
-        memory = jax.tree.map(
-            lambda kept, new: jnp.where(search.accepted, kept, new), memory, init(search.iterate)
-        )
+        # Not a `where`, which would write the whole history at every step.
+        memory = jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
         stuck = ~search.accepted & (search.stepsize == 0)
         return Outcome(
             search.iterate,
