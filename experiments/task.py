@@ -89,7 +89,7 @@ def regions(
     digest = hashlib.sha256(signature(styles).encode())
     for leaf in jax.tree.leaves(styles):
         digest.update(np.asarray(leaf).tobytes())
-    key = (form, tuple(layers), digest.digest())
+    key = (form, tuple(layers), launch.SEED.value, digest.digest())
     if key not in _regions:
         arguments = direct, styles, np.uint32(launch.SEED.value)
         _regions[key] = once(_pose_regions, (form, tuple(layers)), styles[0].picture.shape, *arguments)
@@ -103,10 +103,15 @@ def _pose_regions(
 
 
 @functools.cache
+def loaded() -> weights.Weights:
+    """The --weights, read once a process."""
+    return weights.load(launch.WEIGHTS.value)
+
+
+@functools.cache
 def prepared(deepest: str, method: str) -> vgg.PreparedNetwork:
-    """The network of --weights down to a layer, read and transformed once a process."""
-    network = weights.load(launch.WEIGHTS.value).network
-    return vgg.prepare(network, deepest, method, launch.POOLING.value, launch.PADDING.value)
+    """The network of --weights down to a layer, transformed once a process."""
+    return vgg.prepare(loaded().network, deepest, method, launch.POOLING.value, launch.PADDING.value)
 
 
 def check_sides(given: inputs.Pictures, deepest: str) -> None:
@@ -147,8 +152,7 @@ def read() -> Task:
     every_size = inputs.sizes()
     if len(every_size) > 1 and launch.LOSS.value != "gatys":
         raise UserError(f"--scales={launch.SCALES.value}: --loss={launch.LOSS.value} is of one size; take 1")
-    loaded = weights.load(launch.WEIGHTS.value)
-    recipe = inputs.read_recipe(tuple(loaded.network.convolutions))
+    recipe = inputs.read_recipe(tuple(loaded().network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)
     given = [inputs.read_pictures(size) for size in every_size]
     for each in given:
@@ -186,7 +190,7 @@ def read() -> Task:
                 path: {"sha256": pictures.sha256(path), "shape": list(shape)}
                 for path, shape in ({**given[0].paths, **given[-1].paths}).items()
             },
-            "weights": {"name": launch.WEIGHTS.value, "sha256": loaded.sha256},
+            "weights": {"name": launch.WEIGHTS.value, "sha256": loaded().sha256},
             "seed": launch.SEED.value,
         },
     )

@@ -164,3 +164,18 @@ def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(s
     assert (again / "run.flags").read_text() == record.read_text()
     np.testing.assert_array_equal(metrics(again), metrics(directory / "arms/lbfgs"))
     assert (again / "image.png").read_bytes() == (directory / "arms/lbfgs/image.png").read_bytes()
+
+
+def test_each_seed_has_its_own_directions(tmp_path, study):
+    """The sliced loss draws them: an arm of the second seed is what `stylize` gives with that seed."""
+    flags = (
+        *("--size=32", "--steps=2", "--style_loss=sliced", "--convolution=direct"),
+        *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}"),
+    )
+    done = start(*flags, "--optimizer=lbfgs", "--seeds=2", f"--workdir={tmp_path / 'both'}")
+    assert done.returncode == 0, done.stderr
+    alone = command("experiments.stylize", *flags, "--seed=1", f"--workdir={tmp_path / 'alone'}")
+    subprocess.run(**alone, check=True)
+    first, second = (metrics(tmp_path / "both/arms" / name) for name in ("lbfgs", "lbfgs-seed1"))
+    np.testing.assert_array_equal(second, metrics(tmp_path / "alone"))
+    assert not np.array_equal(first, second)
