@@ -1,96 +1,147 @@
 """Measures results by more than the loss that was optimised -> one JSON line a result.
 
 python -m experiments.measure --result=runs/me --result=runs/compare
+python -m experiments.measure --result=other.png --content=me.jpg --style=painting.jpg
 
-A result is the folder of a run; that of a comparison stands for all its arms. `lpips` is the learned perceptual
-distance to the photo: how much of it is left, 0 all. `style` is the mean relative distance of Gram matrices at layers
-that no default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all.
+A result is the folder of a run, whose record says what it was made of; a folder of runs, for all of them; that of a
+comparison, for all its arms; or any picture, for which the flags say it. `lpips` is the learned perceptual distance
+to the photo: how much of it is left, 0 all. `style` is the mean relative distance of Gram matrices at layers that no
+default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all.
+
+Pictures are compared at the size of the result. Colours are treated as in the run: with --preserve_color the style is
+that which the run was given. Masks are not regarded: the style is that of the whole pictures. `experiments.verify`
+tells whether the pictures of a record are still the same.
 """
 
 import json
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import inputs, launch
-from jaxstyle import pictures, quality, vgg, weights
+from experiments import inputs, launch, task
+from jaxstyle import color, pictures, quality, vgg, weights
 from jaxstyle.errors import UserError
 
 _RESULT = flags.DEFINE_multi_string(
-    "result", ["runs/stylize"], "Folder of a run or of a comparison; repeatable."
+    "result", ["runs/stylize"], "Folder of a run, of runs or of a comparison, or a picture; repeatable."
 )
 
+#: What a result is compared with, and how; `style` has a value for each style picture.
+_SOURCES = {
+    flag.name: flag
+    for flag in (
+        *(launch.CONTENT, launch.STYLE, launch.SIZE, launch.RESIZE),
+        *(launch.STYLE_SCALE, launch.PRESERVE_COLOR),
+    )
+}
 
-def runs(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the runs that a result stands for.
+
+class Yardstick(NamedTuple):
+    """The network and the heads by which all results are measured, whatever network made them."""
+
+    network: vgg.PreparedNetwork
+    heads: Mapping[str, jax.Array]
+
+
+def results(path: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures and the folders of ended runs that a result stands for.
 
     Raises:
-      UserError: there is no picture of a run.
+      UserError: there is none, or a run has not ended.
     """
-    found = sorted(picture.parent for picture in path.glob("arms/*/image.png")) or [path]
-    for folder in found:
+    if os.path.isfile(path):
+        return [path]
+    folders = [path]
+    if os.path.isdir(path) and not (path / "image.png").exists():
+        records = sorted(path.glob("arms/*/run.flags")) or sorted(path.glob("*/run.flags"))
+        folders = [record.parent for record in records] or folders
+    for folder in folders:
         for name in ("run.flags", "image.png"):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 raise UserError(
-                    f"--result={path}: has no {name}; the folder of a run that has ended is needed"
+                    f"--result={path}: {str(folder / name)!r} is no file; a picture or the folder of a run that has "
+                    "ended is needed"
                 )
-    return found
+    return folders
 
 
-def recorded(folder: pathlib.Path) -> dict[str, list[str]]:
-    """The flags of a run's record, each with its values."""
-    values: dict[str, list[str]] = {}
-    for line in (folder / "run.flags").read_text("utf-8", "replace").splitlines():
-        name, _, value = line.removeprefix("--").partition("=")
-        values.setdefault(name, []).append(value)
+def recorded(folder: pathlib.Path) -> dict[str, Any]:
+    """What a run's record gives to the flags `_SOURCES`; where it is silent, their defaults.
+
+    Raises:
+      UserError: it cannot be read, names no photo, or has a value that the flag refuses.
+    """
+    path = folder / "run.flags"
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{str(path)!r}: cannot be read: {error}; an intact record is needed") from error
+    if not any(line.startswith("--content=") for line in lines):
+        raise UserError(f"{str(path)!r}: has no --content; the record of a run is needed")
+    values = {}
+    for name, holder in _SOURCES.items():
+        flag = flags.FLAGS[name]
+        try:
+            given = [
+                flag.parser.parse(line.partition("=")[2]) for line in lines if line.startswith(f"--{name}=")
+            ]
+        except ValueError as error:
+            raise UserError(f"{str(path)!r}: --{name}: {error}; an intact record is needed") from error
+        values[name] = holder.default if not given else given if name == "style" else given[-1]
     return values
 
 
-def measure(folder: pathlib.Path) -> dict[str, object]:
-    """The row of one run. Pictures are compared at the size of the result.
+def measure(path: pathlib.Path, given: Mapping[str, Any], yardstick: Yardstick) -> dict[str, Any]:
+    """The row of one picture.
+
+    Args:
+      path: of the picture.
+      given: values of `_SOURCES`.
+      yardstick: what it is measured by.
 
     Raises:
-      UserError: a picture of the record cannot be read.
+      UserError: a picture cannot be read or is too small, or there is not the memory for one so large.
     """
-    given = recorded(folder)
-    try:
-        content, styles, scale = given["content"][0], given["style"], float(given["style_scale"][0])
-        resize = given["resize"][0]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{str(folder / 'run.flags')!r}: is not the record of a run: {error}") from error
-    result = jnp.asarray(pictures.read(folder / "image.png"))
+    result = pictures.read(path)
     height, width, _ = result.shape
-    photo = jnp.asarray(pictures.read(launch.path(content), (width, height), resize))
-    shared = [inputs.parse_style(launch.path(text)) for text in styles]
-    size = inputs.scaled(max(width, height), scale)
-    wanted = [(jnp.asarray(pictures.read(path, size, resize)), share) for path, share in shared]
-    network = vgg.prepare(weights.load("vgg16-torchvision").network, "block5_conv3", "direct")
-    heads = weights.lpips_heads()
-    distance = jax.jit(quality.lpips)(network, heads, result, photo)
-    layers = {
-        layer: float(value)
-        for layer, value in jax.jit(quality.style_distances)(network, result, wanted).items()
-    }
-    return {
-        "result": str(folder),
-        "lpips": float(distance),
-        "style": sum(layers.values()) / len(layers),
-        "style_by_layer": layers,
-    }
-
-
-def rows() -> Iterator[dict[str, object]]:
-    for path in _RESULT.value:
-        for folder in runs(pathlib.Path(path)):
-            yield measure(folder)
+    preserve, resize = color.PRESERVE[given["preserve_color"]], given["resize"]
+    photo = pictures.read(given["content"], (width, height), resize)
+    # As in a run, both sides of a style picture are fixed where those of the result were.
+    keeps_aspect = isinstance(pictures.parse_size(given["size"]), int)
+    size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given["style_scale"])
+    smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
+    for name, share in map(inputs.parse_style, given["style"]):
+        style = preserve.prepare_style(pictures.read(name, size, resize), photo)
+        if min(style.shape[:2]) < smallest:
+            raise UserError(
+                f"{str(path)!r}: at its size {name} has {style.shape[1]}x{style.shape[0]} pixels; "
+                f"each side must have {smallest} or more to be measured"
+            )
+        styles.append((jnp.asarray(style), share))
+    network, heads = yardstick
+    distance = task.once(quality.lpips, (), result.shape, network, heads, result, photo)
+    # With the photo's colours kept the styles are prepared; a result is compared to them as the photo was.
+    seen = preserve.prepare_content(result)
+    layers = task.once(quality.style_distances, (), result.shape, network, seen, styles)
+    layers = {layer: float(value) for layer, value in layers.items()}
+    return {"lpips": float(distance), "style": sum(layers.values()) / len(layers), "style_by_layer": layers}
 
 
 def main() -> None:
-    for row in rows():
-        print(json.dumps(row), flush=True)
+    found = [each for path in _RESULT.value for each in results(pathlib.Path(path))]
+    network = vgg.prepare(weights.load("vgg16-torchvision").network, max(quality.LPIPS_LAYERS), "direct")
+    yardstick = Yardstick(network, weights.lpips_heads())
+    for each in found:
+        if each.is_dir():
+            row = measure(each / "image.png", recorded(each), yardstick)
+        else:
+            row = measure(each, {name: flag.value for name, flag in _SOURCES.items()}, yardstick)
+        print(json.dumps({"result": str(each), **row}), flush=True)
 
 
 if __name__ == "__main__":

