@@ -79,13 +79,13 @@ def test_lpips_grows_with_noise(network, heads, images):
     noise = np.random.default_rng(1).normal(0, 1, portrait.shape).astype(np.float32)
     noisy = [np.clip(portrait + scale * noise, 0, 255) for scale in (0, 2, 5, 10, 20, 40, 80)]
     found = [lpips(network, heads, jnp.asarray(portrait), jnp.asarray(image)) for image in noisy]
-    assert found[0] == 0
+    assert found[0] < 1e-9  # compiled, the two sides are rounded in their own ways
     assert np.all(np.diff(found) > 0)
 
 
 def test_lpips_is_zero_for_equal_images_and_does_not_depend_on_their_order(network, heads, images):
     portrait, cat = jnp.asarray(images["portrait"]), jnp.asarray(images["cat"])
-    assert lpips(network, heads, cat, cat) == 0
+    assert lpips(network, heads, cat, cat) < 1e-9
     np.testing.assert_allclose(
         lpips(network, heads, portrait, cat), lpips(network, heads, cat, portrait), rtol=1e-5
     )
