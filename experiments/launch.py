@@ -1,6 +1,7 @@
 """What the commands share: their flags, how flags become a problem, and how a command starts and fails."""
 
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -174,6 +175,7 @@ SAVE_EVERY = flags.DEFINE_integer(
 )
 BITS = flags.DEFINE_integer("bits", 8, "Of each colour in the result: 8, or 16 for PNG and TIFF.")
 flags.register_validator("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
+flags.register_validator("style_scale", math.isfinite, "must be a number")
 SEED = flags.DEFINE_integer(
     "seed", 0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
 )
