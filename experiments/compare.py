@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import claims, launch, task
-from jaxstyle import files, optimizers, report, run
+from jaxstyle import files, optimizers, records, report, run
 from jaxstyle.errors import UserError
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
@@ -111,9 +111,7 @@ def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
         if run.begin(directory, record, launch.OVERWRITE.value) in ("finished", "diverged"):
             return False
         spec = optimizers.parse(text, launch.LOSS.value)
-        with tqdm(
-            total=launch.STEPS.value * launch.SCALES.value, unit="step", desc=directory.name, disable=None
-        ) as bar:
+        with tqdm(total=launch.STEPS.value, unit="step", desc=directory.name, disable=None) as bar:
 
             def show(row) -> None:
                 if bar.n == 0:
@@ -149,7 +147,7 @@ def keep_flags(directory: pathlib.Path, record: str) -> None:
     run.begin(directory, record, launch.OVERWRITE.value)
 
 
-def curves_by_run(arms: list[report.Arm]) -> dict[str, list[claims.Curve]]:
+def curves_by_run(arms: list[records.Arm]) -> dict[str, list[claims.Curve]]:
     """What a claim is judged on: the curves of each pair and seed."""
     runs: dict[str, list[claims.Curve]] = {}
     for arm in arms:
@@ -159,10 +157,10 @@ def curves_by_run(arms: list[report.Arm]) -> dict[str, list[claims.Curve]]:
     return runs
 
 
-def judge(experiment: str, against: str | None, arms: list[report.Arm]) -> list[dict[str, Any]]:
+def judge(experiment: str, against: str | None, arms: list[records.Arm]) -> list[dict[str, Any]]:
     """The rows of `claims.json`."""
     folders = sorted(pathlib.Path(against, "arms").glob("*/")) if against else []
-    others = [arm for folder in folders if (arm := report.read_arm(folder, folder.name))]
+    others = [arm for folder in folders if (arm := records.read_arm(folder, folder.name))]
     verdicts = claims.judge(experiment, curves_by_run(arms), list(curves_by_run(others).values()))
     return [_json(verdict._asdict()) for verdict in verdicts]
 
@@ -180,10 +178,11 @@ def _json(value: Any) -> Any:
 
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
-    specs = report.labels(_OPTIMIZER.value)
+    specs = records.labels(_OPTIMIZER.value)
     for text in specs.values():
         task.check_clip(optimizers.parse(text, launch.LOSS.value))
     experiment, against = _CLAIMS.value, _AGAINST.value
+    flags.FLAGS["scales"].value = launch.SCALES.value or 1
     plan = settings()
     record, given = launch.recorded_flags(), flags.FLAGS.flag_values_dict()
     for setting in plan:
@@ -193,7 +192,7 @@ def main() -> None:
 
     def refresh() -> None:
         names = [(label + setting.suffix, label) for setting in plan for label in specs]
-        found = (report.read_arm(directory / "arms" / name, label) for name, label in names)
+        found = (records.read_arm(directory / "arms" / name, label) for name, label in names)
         arms = [arm for arm in found if arm]
         verdicts = judge(experiment, against, arms) if experiment else []
         try:

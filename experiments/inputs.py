@@ -21,6 +21,9 @@ MAX_WEIGHT = 1e25
 Image = Float[np.ndarray, "height width 3"]
 Mask = Float[np.ndarray, "height width"]
 
+#: Longer side in pixels of the smallest size that a run begins with by default.
+SMALLEST = 256
+
 
 def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]:
     """`NAME` or `NAME:weight`.
@@ -115,14 +118,30 @@ def scaled(size: pictures.Size, factor: float) -> pictures.Size:
     return tuple(max(1, round(factor * side)) for side in size)
 
 
+def default_scales(size: pictures.Size) -> int:
+    """As many as `SMALLEST` allows; one for a --loss of one size, and from a start picture, to keep its detail."""
+    if launch.LOSS.value != "gatys" or launch.INIT.value not in start.KINDS:
+        return 1
+    longer = size if isinstance(size, int) else max(size)
+    return max(1, min(launch.STEPS.value, 1 + int(2 * math.log2(longer / SMALLEST))))
+
+
 def sizes() -> list[pictures.Size]:
     """The value of --size at each of the --scales, √2 times the one before; the last is --size itself.
 
+    Their number is written back to the flag, so that the record of a run does not depend on the default.
+
     Raises:
-      UserError: --size is none.
+      UserError: --size is none, or there are more --scales than --steps, or more than --loss has.
     """
-    size = pictures.parse_size(launch.SIZE.value)
-    return [scaled(size, 2 ** (-k / 2)) for k in reversed(range(launch.SCALES.value))]
+    size, steps, loss = pictures.parse_size(launch.SIZE.value), launch.STEPS.value, launch.LOSS.value
+    count = launch.SCALES.value or default_scales(size)
+    if count > steps:
+        raise UserError(f"--scales={count}: --steps={steps} must be as many or more, a step for each")
+    if count > 1 and loss != "gatys":
+        raise UserError(f"--scales={count}: --loss={loss} is of one size; take 1")
+    flags.FLAGS["scales"].value = count
+    return [scaled(size, 2 ** (-k / 2)) for k in reversed(range(count))]
 
 
 class Pictures(NamedTuple):

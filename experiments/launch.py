@@ -151,12 +151,13 @@ INIT = _define_path(
     "init", "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
 )
 STEPS = flags.DEFINE_integer(
-    "steps", 200, "Iterations of the optimizer, at each of the --scales.", lower_bound=1
+    "steps", 200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1
 )
 SCALES = flags.DEFINE_integer(
     "scales",
-    1,
-    "From coarse to fine: so many sizes, each √2 times the one before, up to --size.",
+    None,
+    "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as leave the "
+    "longer side 256 pixels or more; 1 in compare and sweep, for --loss=ivanov2017, and from a start picture.",
     lower_bound=1,
     upper_bound=16,
 )
@@ -175,7 +176,6 @@ SAVE_EVERY = flags.DEFINE_integer(
 )
 BITS = flags.DEFINE_integer("bits", 8, "Of each colour in the result: 8, or 16 for PNG and TIFF.")
 flags.register_validator("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
-flags.register_validator("style_scale", math.isfinite, "must be a number")
 SEED = flags.DEFINE_integer(
     "seed", 0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
 )
@@ -200,6 +200,8 @@ CHECKPOINT_SECONDS = flags.DEFINE_float(
     "time. 0 is one after every step.",
     lower_bound=0,
 )
+for _name in ("style_scale", "checkpoint_seconds"):
+    flags.register_validator(_name, math.isfinite, "must be a number")
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,

@@ -16,7 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import memory, optimizers, pictures, run
+from jaxstyle import figures, files, memory, optimizers, pictures, run
 from jaxstyle.errors import UserError
 
 _OPTIMIZER = flags.DEFINE_string(
@@ -69,7 +69,7 @@ def describe(posed: task.Task, spec: optimizers.Spec) -> None:
     before, begun = int(state.evaluations), time.perf_counter()
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = (time.perf_counter() - begun) / (int(state.evaluations) - before)
-    steps = launch.STEPS.value
+    steps, scales = launch.STEPS.value, len(posed.shapes)
     share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
     free = memory.available() / 2**30
     needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
@@ -77,12 +77,9 @@ def describe(posed: task.Task, spec: optimizers.Spec) -> None:
     print(f"content layers: {', '.join(launch.CONTENT_LAYER.value)}")
     print(f"style layers: {', '.join(launch.STYLE_LAYER.value)}")
     print(f"memory: {needed} of {free:.1f} GiB that are free")
-    print(
-        f"evaluations: {len(posed.shapes) * (steps + 1)} at least; at {width}x{height} one takes {seconds:.2f} s"
-    )
-    print(
-        f"time: about {share * (steps + 1) * seconds:.0f} s, and {ready.seconds * len(posed.shapes):.0f} s to compile"
-    )
+    print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
+    seconds *= share * (steps / scales + 1)
+    print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
 
 
 def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
@@ -101,11 +98,12 @@ def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
                     f"--output={_OUTPUT.value}: {picture} is there already; --overwrite makes both"
                 )
             print(f"{state} before; --overwrite runs it again")
+            plot(directory)
             copy(pictures.read(picture), record)
             print(f"picture: {_OUTPUT.value or picture}")
             return
         print("compiling …", flush=True)
-        with tqdm(total=launch.STEPS.value * launch.SCALES.value, unit="step", disable=None) as bar:
+        with tqdm(total=launch.STEPS.value, unit="step", disable=None) as bar:
 
             def report(row) -> None:
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
@@ -131,8 +129,20 @@ def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
         )
     else:
         print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
+    plot(directory)
     copy(posed.finish(result.image), record)
     print(f"picture: {_OUTPUT.value or picture}")
+
+
+def plot(directory: pathlib.Path) -> None:
+    """Draws the loss of a run that has ended to `losses.png`, unless it is there."""
+    path = directory / "losses.png"
+    try:
+        if not path.exists():
+            rows = run.read_metrics(directory / "metrics.csv")
+            files.write_atomically(path, figures.png(figures.terms(rows)))
+    except OSError as error:
+        raise UserError(f"--workdir={directory}: cannot write {path.name}: {error.strerror}") from error
 
 
 def copy(image: np.ndarray, record: str) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import convolution, files, optimizers, report, run, training
+from jaxstyle import convolution, figures, files, optimizers, records, run, training
 from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 
@@ -206,7 +206,7 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence
     files.write_atomically(path, text.getvalue().encode())
 
 
-def table(label: str, rates: list[float], rows: Rows) -> list[report.Rate]:
+def table(label: str, rates: list[float], rows: Rows) -> list[records.Rate]:
     """One optimizer's rows of `sweep.csv`."""
     found = []
     for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
@@ -216,19 +216,20 @@ def table(label: str, rates: list[float], rows: Rows) -> list[report.Rate]:
         status = "finished" if len(finite) == len(lane) else "diverged"
         steps, evaluations = map(int, finite[-1, :2])
         best_total = float(str(np.float32(best[2])))
-        found.append(report.Rate(label, rate, status, steps, evaluations, *losses, int(best[0]), best_total))
+        found.append(records.Rate(label, rate, status, steps, evaluations, *losses, int(best[0]), best_total))
     return found
 
 
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     rates = parse_rates(_LEARNING_RATES.value)
-    specs = {label: parse_optimizer(text) for label, text in report.labels(_OPTIMIZER.value).items()}
+    specs = {label: parse_optimizer(text) for label, text in records.labels(_OPTIMIZER.value).items()}
+    flags.FLAGS["scales"].value = launch.SCALES.value or 1
     if launch.SCALES.value > 1:
         raise UserError(f"--scales={launch.SCALES.value}: a sweep is of one size; take 1")
     posed = task.read()
     record = launch.recorded_flags()
-    found: list[report.Rate] = []
+    found: list[records.Rate] = []
     curves: list[list] = []
     with run.claimed(directory):
         parts = directory / "parts"
@@ -244,12 +245,12 @@ def main() -> None:
                     for step, evaluations, *losses in lane[np.isfinite(lane[:, 2])]
                 ]
             try:
-                write_csv(directory / "sweep.csv", report.Rate._fields, found)
+                write_csv(directory / "sweep.csv", records.Rate._fields, found)
                 write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], curves)
-                report.write_sensitivity(directory / "sensitivity.png", found)
+                files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
             except OSError as error:
                 raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
-            print(report.describe_best([rate for rate in found if rate.label == label]))
+            print(records.describe_best([rate for rate in found if rate.label == label]))
     print(f"figure: {directory / 'sensitivity.png'}")
 
 

@@ -124,7 +124,8 @@ def check_sides(given: inputs.Pictures, deepest: str) -> None:
         if min(height, width) < vgg.smallest_side(deepest):
             raise UserError(
                 f"--size={launch.SIZE.value}: {deepest} shrinks {path} of {width}x{height} to nothing; "
-                f"each side must have {vgg.smallest_side(deepest)} pixels or more"
+                f"each side must have {vgg.smallest_side(deepest)} pixels or more, at the first of "
+                f"--scales={launch.SCALES.value} too"
             )
 
 
@@ -150,8 +151,6 @@ def read() -> Task:
     """
     form = read_form()
     every_size = inputs.sizes()
-    if len(every_size) > 1 and launch.LOSS.value != "gatys":
-        raise UserError(f"--scales={launch.SCALES.value}: --loss={launch.LOSS.value} is of one size; take 1")
     recipe = inputs.read_recipe(tuple(loaded().network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)
     given = [inputs.read_pictures(size) for size in every_size]
@@ -298,7 +297,7 @@ def run_arm(
         | {
             "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},
             "shape": list(task.shapes[-1]),
-            "steps": steps * scales,
+            "steps": steps,
             "compile_seconds": 0.0,
         }
     )
@@ -332,7 +331,7 @@ def run_arm(
     return run.execute(
         directory,
         manifest,
-        [run.Stage(steps * (k + 1), functools.partial(load, k)) for k in range(scales)],
+        [run.Stage(steps * (k + 1) // scales, functools.partial(load, k)) for k in range(scales)],
         save=save,
         report=report,
         watch=watch,

@@ -3,7 +3,7 @@
     DIR/run.flags       the flags, so that `--flagfile=DIR/run.flags --workdir=OTHER` makes the run again
     DIR/manifest.json   versions, devices, inputs by SHA-256, shapes, compile seconds, status
     DIR/metrics.csv     a row for each iterate
-    DIR/image.png       the result
+    DIR/image.png       the result, and beside that of one photo DIR/losses.png, its loss by step
     DIR/snapshots/      the picture every so many steps, if asked for, and DIR/animation.webp of them
     DIR/checkpoints/    what resuming needs
     DIR/lock            held while a process writes there
@@ -38,7 +38,7 @@ from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
 from jaxstyle.files import DRAFTS, write_atomically
 
-FILES = ("manifest.json", "metrics.csv", "image.png", "animation.webp")
+FILES = ("manifest.json", "metrics.csv", "image.png", "losses.png", "animation.webp")
 FOLDERS = ("checkpoints", "snapshots")
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import report, run
+from jaxstyle import figures, records, report, run
 
 NASTY = "</script><script>alert('\"')</script>\n$x_{<b>&Ω猫\udcff.png"
 
@@ -21,8 +21,12 @@ def make_arm(name, label=None, pair="a.jpg + b.jpg", seed=0, status="finished", 
     rows = np.stack([k, k + 1, 0.5 * k, total, 0.1 * total, 0.8 * total, 0.1 * total], 1)
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 80, 40)).save(buffer, "PNG")
-    manifest = {"pictures": {NASTY: {}}, "seed": seed, "status": status}
-    return report.Arm(name, label or name, pair, seed, status, manifest, rows, buffer.getvalue())
+    manifest = {
+        "pictures": {"sample:portrait": {"shape": [30, 40, 3]}, NASTY: {"shape": [20, 20, 3]}},
+        "seed": seed,
+        "status": status,
+    }
+    return records.Arm(name, label or name, pair, seed, status, manifest, rows, buffer.getvalue())
 
 
 CLAIM = {"id": "1a", "claim": "x < y & z", "verdict": "not testable", "held": 0, "judged": 0, "runs": {}}
@@ -55,42 +59,42 @@ def arms():
         make_arm("adam", pace=0.2),
         make_arm("lbfgs"),
         make_arm("lbfgs-seed1", "lbfgs", seed=1, pace=0.15),
-        make_arm("adam-B2", "adam", report.printable(NASTY), status="diverged", steps=5),
+        make_arm("adam-B2", "adam", records.printable(NASTY), status="diverged", steps=5),
     ]
 
 
 def test_a_run_is_read_as_it_was_recorded(tmp_path):
-    assert report.read_arm(tmp_path / "absent", "adam") is None
+    assert records.read_arm(tmp_path / "absent", "adam") is None
     arm = make_arm("adam")
     run.write_metrics(tmp_path / "metrics.csv", arm.rows)
     run.write_manifest(tmp_path, {"pictures": {"/x/a.jpg": {}, "b.jpg": {}}, "seed": 3, "status": "finished"})
     (tmp_path / "image.png").write_bytes(arm.image)
-    found = report.read_arm(tmp_path, "adam")
+    found = records.read_arm(tmp_path, "adam")
     assert (found.pair, found.seed, found.status) == ("a.jpg + b.jpg", 3, "finished")
     np.testing.assert_allclose(found.rows, arm.rows, rtol=1e-6)
     assert found.image == arm.image
     (tmp_path / "manifest.json").write_text("{")
-    assert report.read_arm(tmp_path, "adam") is None
+    assert records.read_arm(tmp_path, "adam") is None
 
 
 def test_labels_are_safe_names_that_tell_arms_apart_and_stay_when_arms_are_added():
     texts = ["adam", "adam:learning_rate=10, b1=0.9", "adam", "lbfgs", "gd:learning_rate=../x"]
-    found = report.labels(texts)
+    found = records.labels(texts)
     assert list(found) == ["adam", "adam-learning_rate=10,b1=0.9", "adam-2", "lbfgs", "gd-learning_rate=.._x"]
     assert list(found.values()) == texts
     for count in range(1, len(texts)):
-        assert list(report.labels(texts[:count])) == list(found)[:count]
+        assert list(records.labels(texts[:count])) == list(found)[:count]
 
 
 def test_the_summary_has_final_and_best_losses():
     arm = make_arm("adam")
     arm.rows[20, 3] = 7.5
-    (row,) = report.summary_rows([arm])
+    (row,) = records.summary_rows([arm])
     assert (row["steps"], row["evaluations"], row["seconds"]) == (30, 31, 15.0)
     assert row["seconds_per_evaluation"] == pytest.approx(15 / 31, abs=1e-6)
     assert (row["best_step"], row["best_total"]) == (20, "7.5")
     assert float(row["final_total"]) == pytest.approx(arm.rows[30, 3])
-    assert tuple(row) == report.SUMMARY
+    assert tuple(row) == records.SUMMARY
 
 
 def test_all_files_are_written_and_with_no_arms_too(arms, tmp_path):
@@ -103,7 +107,7 @@ def test_all_files_are_written_and_with_no_arms_too(arms, tmp_path):
 
 
 def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
-    figure = report.losses(arms)
+    figure = figures.losses(arms)
     assert len(figure.axes) == 2 * 3
     assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["step", "evaluations", "seconds"]
     assert all(axes.get_yscale() == "log" for axes in figure.axes)
@@ -112,10 +116,17 @@ def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
     np.testing.assert_array_equal(by_evaluation.get_ydata(), arms[0].rows[:, 3])
 
 
+def test_the_figure_of_one_run_has_its_total_and_each_term(arms):
+    (axes,) = figures.terms(arms[0].rows).axes
+    assert [line.get_label() for line in axes.lines] == ["total", "content", "style", "tv"]
+    for column, line in enumerate(axes.lines, 3):
+        np.testing.assert_array_equal(line.get_ydata(), arms[0].rows[:, column])
+
+
 def test_an_arm_that_blows_up_does_not_flatten_the_others(arms):
     broken = arms[0]._replace(rows=arms[0].rows.copy())
     broken.rows[-1, 3] = 1e30
-    low, high = report.loss_range([broken, arms[1]])
+    low, high = figures.loss_range([broken, arms[1]])
     assert low < 150
     assert 1000 < high < 1e5
 
@@ -123,15 +134,21 @@ def test_an_arm_that_blows_up_does_not_flatten_the_others(arms):
 def test_the_page_needs_nothing_else_and_has_each_part(arms):
     page = Page(report.page("title", arms, [CLAIM], "--steps=1\n"))
     assert all(value.startswith("data:image/png;base64,") for value in page.loads)
-    assert page.count["img"] == len(arms)
+    assert page.count["img"] == len(arms) + 2  # and the photo of each pair
     for words in ("--steps=1", "x < y & z", "not testable", "lbfgs-seed1", "diverged"):
         assert words in page.text
+
+
+def test_a_picture_that_is_not_there_any_more_is_named(arms):
+    page = Page(report.page("title", arms[:1], [], ""))
+    assert "sample:portrait" in page.text
+    assert page.text.count("is not there any more") == 1
 
 
 def test_file_names_are_text_wherever_they_appear(arms, tmp_path):
     plain = Page(report.page("title", arms, [CLAIM], "--content=a.png\n"))
     claim = CLAIM | {"runs": {NASTY: {"holds": True}}}
-    nasty_arms = [arm._replace(pair=report.printable(NASTY)) for arm in arms]
+    nasty_arms = [arm._replace(pair=records.printable(NASTY)) for arm in arms]
     text = report.page(NASTY, nasty_arms, [claim], f"--content={NASTY}\n")
     text.encode()
     assert "<script>alert" not in text
@@ -142,7 +159,7 @@ def test_file_names_are_text_wherever_they_appear(arms, tmp_path):
 
 
 def test_the_curves_can_be_seen_by_each_clock_and_on_both_scales(arms):
-    figure = json.loads(report._plot(arms[:3], report.colours(["adam", "lbfgs"])).to_json())
+    figure = json.loads(report._plot(arms[:3], figures.colours(["adam", "lbfgs"])).to_json())
     clocks, scales = (menu["buttons"] for menu in figure["layout"]["updatemenus"])
     assert [button["label"] for button in clocks] == ["by step", "by evaluations", "by seconds"]
     assert clocks[2]["args"][0]["x"][1] == arms[1].rows[:, 2].tolist()

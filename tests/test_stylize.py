@@ -87,7 +87,7 @@ def manifest(directory):
 
 def test_a_run_leaves_the_files_of_the_contract(whole):
     assert {path.name for path in whole.iterdir()} == {
-        *("run.flags", "manifest.json", "metrics.csv", "image.png", "checkpoints", "lock")
+        *("run.flags", "manifest.json", "metrics.csv", "image.png", "losses.png", "checkpoints", "lock")
     }
     lines = (whole / "metrics.csv").read_text().splitlines()
     assert lines[0] == "step,evaluations,seconds,total,content,style,tv"
@@ -241,6 +241,8 @@ BAD = {
     "scales of the study's loss": (["--loss=ivanov2017", "--scales=2"], "--scales"),
     "a style loss that the study had not": (["--loss=ivanov2017", "--style_loss=mrf"], "--style_loss"),
     "a coarsest size that is too small": (["--scales=14"], "16 pixels"),
+    "a number that is none": (["--checkpoint_seconds=nan"], "checkpoint_seconds"),
+    "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
     "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
@@ -301,7 +303,7 @@ def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, styli
     status, _, errors = stylize(
         *(
             "--scales=2",
-            "--steps=4",
+            "--steps=7",
             "--save_every=3",
             "--preserve_color=luminance",
             "--bits=16",
@@ -317,8 +319,8 @@ def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, styli
     )
     assert status == 0, errors
     rows = (workdir / "metrics.csv").read_text().splitlines()[1:]
-    assert [int(row.split(",")[0]) for row in rows] == list(range(9))
-    assert [int(row.split(",")[1]) for row in rows] == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(8))
+    assert [int(row.split(",")[1]) for row in rows] == [1, 2, 3, 4, 6, 7, 8, 9]
     sizes = {}
     for path in (workdir / "snapshots").iterdir():
         with Image.open(path) as snapshot:
@@ -387,6 +389,24 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
     assert not workdir.exists()
     for words in ("size: 23x17, 32x24", "block5_conv1", "GiB", "evaluations: ", "time: about"):
         assert words in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        (["--size=300"], "300x225"),
+        (["--size=363"], "257x193, 363x272"),
+        (["--size=363", "--scales=1"], "363x272"),
+        (["--size=363", "--steps=1"], "363x272"),
+        (["--size=363", "--init={folder}/content.png"], "363x272"),
+        (["--size=363x40", "--loss=ivanov2017"], "363x40"),
+    ],
+)
+def test_a_large_picture_begins_at_a_size_of_256_pixels_or_more(folder, stylize, flags, sizes):
+    flags = [flag.format(folder=folder) for flag in flags]
+    status, output, errors = stylize("--dry_run", *flags, f"--workdir={folder / 'sizes'}")
+    assert status == 0, errors
+    assert output.splitlines()[0] == f"size: {sizes}"
 
 
 def test_a_workdir_of_another_run_is_refused_unless_overwritten(folder, whole, stylize):

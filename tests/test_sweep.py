@@ -10,7 +10,7 @@ import pytest
 from narrow import command
 from PIL import Image
 
-from jaxstyle import report
+from jaxstyle import records
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
 def rates(*ends):
     """Rates 1, 10, 100 … with their final losses; None is one that diverged."""
     return [
-        report.Rate(
+        records.Rate(
             "adam",
             10.0**i,
             "diverged" if end is None else "finished",
@@ -134,11 +134,11 @@ def rates(*ends):
     ],
 )
 def test_the_best_rate_and_its_neighbours_within_a_tenth(ends, near):
-    found = report.best_rates(rates(*ends))
+    found = records.best_rates(rates(*ends))
     assert near == (found and [rate.learning_rate for rate in found])
 
 
 def test_a_best_rate_at_the_edge_is_told():
-    assert "no larger rate was tried" in report.describe_best(rates(9, 8, 7))
-    assert "tried" not in report.describe_best(rates(9, 7, 8))
-    assert "every learning rate diverged" in report.describe_best(rates(None, None))
+    assert "no larger rate was tried" in records.describe_best(rates(9, 8, 7))
+    assert "tried" not in records.describe_best(rates(9, 7, 8))
+    assert "every learning rate diverged" in records.describe_best(rates(None, None))

@@ -1,0 +1,164 @@
+"""Figures of what runs recorded, drawn with matplotlib."""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxstyle import records, run
+from jaxstyle.records import Arm, Rate
+
+#: Column of a run's rows -> what an axis calls it.
+CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
+
+
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for each label, in their order."""
+    palette = [to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
+    return {label: palette[i % len(palette)] for i, label in enumerate(dict.fromkeys(labels))}
+
+
+def _plain(text: Any) -> None:
+    """A file name is no formula, whatever dollars it has."""
+    text.set_parse_math(False)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font lacks
+        figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def losses(arms: Sequence[Arm]) -> Figure:
+    """The total loss by step, by evaluation and by second; a row for each pair, seeds in one colour."""
+    pairs = list(dict.fromkeys(arm.pair for arm in arms))
+    palette = colours(arm.label for arm in arms)
+    figure = Figure(figsize=(15, 0.6 + 4.2 * len(pairs)), layout="constrained")
+    grid = figure.subplots(len(pairs), len(CLOCKS), squeeze=False, sharey="row")
+    for pair, row in zip(pairs, grid, strict=True):
+        for axes, (column, clock) in zip(row, CLOCKS.items(), strict=True):
+            seen = set()
+            for arm in arms:
+                if arm.pair != pair:
+                    continue
+                name = None if arm.label in seen else arm.label
+                width = 1.0 if arm.label in seen else 1.6
+                axes.plot(arm.rows[:, column], arm.rows[:, 3], color=palette[arm.label], lw=width, label=name)
+                seen.add(arm.label)
+                if arm.status == "diverged":
+                    axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
+            axes.set_yscale("log")
+            axes.set_ylim(*loss_range([arm for arm in arms if arm.pair == pair]))
+            axes.set_xlabel(clock)
+            axes.grid(alpha=0.25, which="both")
+            axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("total loss")
+        _plain(row[0].set_title(pair, loc="left", fontsize=11))
+    legend = figure.legend(*_handles(grid), loc="outside right upper", frameon=False)
+    for text in legend.get_texts():
+        _plain(text)
+    return figure
+
+
+def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
+    """The total loss of one run and its weighted terms by step; `rows` are of `run.COLUMNS`."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for column, name in enumerate(run.COLUMNS[3:], 3):
+        axes.plot(rows[:, 0], rows[:, column], label=name, lw=2.2 if name == "total" else 1.4)
+    top = 10 * rows[0, 3]
+    axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(None, top if rows[:, 3].max() > top else None))
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def loss_range(arms: Sequence[Arm]) -> tuple[float, float]:
+    """The losses worth showing: an arm that blows up should not flatten all others."""
+    totals = np.concatenate([arm.rows[:, 3] for arm in arms])
+    highest = min(totals.max(), 10 * max(arm.rows[0, 3] for arm in arms))
+    lowest = max(totals.min(), 1e-9 * highest)
+    return float(lowest / 1.15), float(highest * 1.15)
+
+
+def _handles(grid: np.ndarray) -> tuple[list, list]:
+    """The lines of a column of axes with their names, each name once."""
+    named = {}
+    for axes in grid[:, 0]:
+        named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    return list(named.values()), list(named)
+
+
+def pictures(arms: Sequence[Arm]) -> Figure:
+    """The results side by side, made small; a row for each pair, its first seed."""
+    shown = [arm for arm in arms if arm.image]
+    pairs = list(dict.fromkeys(arm.pair for arm in shown))
+    labels = list(dict.fromkeys(arm.label for arm in shown))
+    figure = Figure(figsize=(2.6 * len(labels), 0.4 + 2.8 * len(pairs)), layout="constrained")
+    grid = figure.subplots(len(pairs), len(labels), squeeze=False)
+    for pair, row in zip(pairs, grid, strict=True):
+        for label, axes in zip(labels, row, strict=True):
+            axes.set_axis_off()
+            arm = next((arm for arm in shown if (arm.pair, arm.label) == (pair, label)), None)
+            if arm:
+                picture = Image.open(io.BytesIO(arm.image)).convert("RGB")
+                picture.thumbnail((512, 512))
+                axes.imshow(picture)
+                _plain(axes.set_title(f"{label}\nloss {arm.rows[-1, 3]:.4g}", fontsize=8))
+    return figure
+
+
+def sensitivity(rates: Sequence[Rate]) -> Figure:
+    """The final loss by learning rate, a curve for each optimizer; rates that diverged are crosses above."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    palette = colours(rate.label for rate in rates)
+    for label, colour in palette.items():
+        mine = [rate for rate in rates if rate.label == label]
+        ended = [rate for rate in mine if rate.status == "finished"]
+        axes.plot(
+            [rate.learning_rate for rate in ended],
+            [rate.final_total for rate in ended],
+            "o-",
+            color=colour,
+            label=label,
+        )
+        near = records.best_rates(mine)
+        if near:
+            axes.plot(
+                [rate.learning_rate for rate in near],
+                [rate.final_total for rate in near],
+                color=colour,
+                lw=9,
+                alpha=0.25,
+                solid_capstyle="round",
+            )
+        for rate in mine:
+            if rate.status == "diverged":
+                axes.plot(
+                    rate.learning_rate,
+                    0.97,
+                    "x",
+                    color=colour,
+                    ms=8,
+                    mew=2,
+                    transform=axes.get_xaxis_transform(),
+                )
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
+    low, high = (bound(rate.final_total for rate in rates) for bound in (min, max))
+    axes.set_ylim(low / 1.3, 1.3 * min(high, 100 * low))
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="broad: within 10 % of the best; cross: diverged", title_fontsize=8)
+    return figure

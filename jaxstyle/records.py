@@ -1,0 +1,151 @@
+"""What comparisons and sweeps have recorded: reading it back, and tables of it."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxstyle import run
+
+
+class Arm(NamedTuple):
+    """One run as it was recorded. Arms of one `label` differ in pictures or seed."""
+
+    name: str
+    label: str
+    pair: str
+    seed: int
+    status: str
+    manifest: Mapping[str, Any]
+    rows: Float[np.ndarray, "rows 7"]
+    image: bytes | None
+
+
+def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
+    """The run in a directory, or None if it has recorded no row yet or is damaged; `rows` are of `run.COLUMNS`."""
+    picture = directory / "image.png"
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        status = manifest["status"]
+        ended = status in ("finished", "diverged") and picture.exists()
+        return Arm(
+            directory.name,
+            label,
+            " + ".join(printable(pathlib.PurePath(path).name) for path in manifest["pictures"]),
+            manifest["seed"],
+            status,
+            manifest,
+            run.read_metrics(directory / "metrics.csv"),
+            picture.read_bytes() if ended else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def labels(texts: Iterable[str]) -> dict[str, str]:
+    """Label -> specification. A label is a safe name of a directory and does not depend on later arms."""
+    found: dict[str, str] = {}
+    for text in texts:
+        label = stem = re.sub(r"[^\w.,=+-]", "_", re.sub(r"\s", "", text).replace(":", "-"), flags=re.ASCII)
+        number = 1
+        while label in found:
+            number += 1
+            label = f"{stem}-{number}"
+        found[label] = text
+    return found
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and bytes that are no Unicode spelled out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def summary_rows(arms: Iterable[Arm]) -> list[dict[str, Any]]:
+    """A row for each arm. Losses are final, at the last row, and best, at the row of the lowest total."""
+    table = []
+    for arm in arms:
+        step, evaluations, seconds, *final = arm.rows[-1]
+        best = arm.rows[np.argmin(arm.rows[:, 3])]
+        names = run.COLUMNS[3:]
+        table.append(
+            {"label": arm.name, "pair": arm.pair, "seed": arm.seed, "status": arm.status}
+            | {"steps": int(step), "evaluations": int(evaluations), "seconds": round(float(seconds), 6)}
+            | {"seconds_per_evaluation": round(float(seconds / evaluations), 6)}
+            | {f"final_{name}": f"{value:.7g}" for name, value in zip(names, final, strict=True)}
+            | {"best_step": int(best[0])}
+            | {f"best_{name}": f"{value:.7g}" for name, value in zip(names, best[3:], strict=True)}
+        )
+    return table
+
+
+SUMMARY = (
+    *("label", "pair", "seed", "status", "steps", "evaluations", "seconds", "seconds_per_evaluation"),
+    *("final_total", "final_content", "final_style", "final_tv"),
+    *("best_step", "best_total", "best_content", "best_style", "best_tv"),
+)
+
+
+def summary(arms: Iterable[Arm]) -> str:
+    """The text of `summary.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, SUMMARY, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary_rows(arms))
+    return text.getvalue()
+
+
+class Rate(NamedTuple):
+    """A row of `sweep.csv`: what one learning rate came to. Losses are at the last finite step."""
+
+    label: str
+    learning_rate: float
+    status: str
+    steps: int
+    evaluations: int
+    final_total: float
+    final_content: float
+    final_style: float
+    final_tv: float
+    best_step: int
+    best_total: float
+
+
+def best_rates(rates: Sequence[Rate], within: float = 0.1) -> list[Rate] | None:
+    """Of one optimizer's rates, sorted, the run of neighbours around the best whose losses are near the best one.
+
+    The best is the lowest final loss. None if every rate diverged.
+    """
+    ends = [rate.final_total if rate.status == "finished" else math.inf for rate in rates]
+    first = last = int(np.argmin(ends))
+    if math.isinf(ends[first]):
+        return None
+    limit = (1 + within) * ends[first]
+    while first > 0 and ends[first - 1] <= limit:
+        first -= 1
+    while last < len(ends) - 1 and ends[last + 1] <= limit:
+        last += 1
+    return list(rates[first : last + 1])
+
+
+def describe_best(rates: Sequence[Rate]) -> str:
+    """A line on the best learning rate of one optimizer and on how much it matters."""
+    label, near = rates[0].label, best_rates(rates)
+    if near is None:
+        return f"{label}: every learning rate diverged; try smaller ones"
+    best = min(near, key=lambda rate: rate.final_total)
+    text = (
+        f"{label}: best learning rate {best.learning_rate:g}, loss {best.final_total:.6g}; "
+        f"within 10 % of it from {near[0].learning_rate:g} to {near[-1].learning_rate:g}"
+    )
+    if len(rates) > 1 and best in (rates[0], rates[-1]):
+        text += f"; no {'smaller' if best is rates[0] else 'larger'} rate was tried"
+    return text
