@@ -47,6 +47,7 @@ def losses(arms: Sequence[Arm]) -> Figure:
     grid = figure.subplots(len(pairs), len(CLOCKS), squeeze=False, sharey="row")
     for pair, row in zip(pairs, grid, strict=True):
         for axes, (column, clock) in zip(row, CLOCKS.items(), strict=True):
+            axes.set(yscale="log", ylim=loss_range([arm.rows for arm in arms if arm.pair == pair]))
             seen = set()
             for arm in arms:
                 if arm.pair != pair:
@@ -57,8 +58,6 @@ def losses(arms: Sequence[Arm]) -> Figure:
                 seen.add(arm.label)
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
-            axes.set_yscale("log")
-            axes.set_ylim(*loss_range([arm for arm in arms if arm.pair == pair]))
             axes.set_xlabel(clock)
             axes.grid(alpha=0.25, which="both")
             axes.spines[["top", "right"]].set_visible(False)
@@ -74,21 +73,23 @@ def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
     """The total loss of one run and its weighted terms by step; `rows` are of `run.COLUMNS`."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    low, high = loss_range([rows])
+    # Down to a term of 1/300: one that is next to nothing should not flatten all others.
+    axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(low / 300, high))
     for column, name in enumerate(run.COLUMNS[3:], 3):
         axes.plot(rows[:, 0], rows[:, column], label=name, lw=2.2 if name == "total" else 1.4)
-    top = 10 * rows[0, 3]
-    axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(None, top if rows[:, 3].max() > top else None))
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 
 
-def loss_range(arms: Sequence[Arm]) -> tuple[float, float]:
-    """The losses worth showing: an arm that blows up should not flatten all others."""
-    totals = np.concatenate([arm.rows[:, 3] for arm in arms])
-    highest = min(totals.max(), 10 * max(arm.rows[0, 3] for arm in arms))
-    lowest = max(totals.min(), 1e-9 * highest)
+def loss_range(runs: Sequence[Float[np.ndarray, "rows 7"]]) -> tuple[float, float]:
+    """The total losses worth showing, greater than 0: a run that blows up should not flatten all others."""
+    shown = [total[np.isfinite(total) & (total > 0)] for total in (rows[:, 3] for rows in runs)]
+    shown = [total for total in shown if len(total)] or [np.ones(1)]
+    highest = min(max(total.max() for total in shown), 10 * max(total[0] for total in shown))
+    lowest = max(min(total.min() for total in shown), 1e-9 * highest)
     return float(lowest / 1.15), float(highest * 1.15)
 
 

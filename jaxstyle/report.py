@@ -137,7 +137,7 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
         }
         for column, clock in figures.CLOCKS.items()
     ]
-    low, high = figures.loss_range(arms)
+    low, high = figures.loss_range([arm.rows for arm in arms])
     ranges = {"log": [math.log10(low), math.log10(high)], "linear": [0, high]}
     scales = [
         {"label": label, "method": "relayout", "args": [{"yaxis.type": label, "yaxis.range": limits}]}

@@ -126,7 +126,7 @@ def test_the_figure_of_one_run_has_its_total_and_each_term(arms):
 def test_an_arm_that_blows_up_does_not_flatten_the_others(arms):
     broken = arms[0]._replace(rows=arms[0].rows.copy())
     broken.rows[-1, 3] = 1e30
-    low, high = figures.loss_range([broken, arms[1]])
+    low, high = figures.loss_range([broken.rows, arms[1].rows])
     assert low < 150
     assert 1000 < high < 1e5
 
@@ -137,6 +137,16 @@ def test_the_page_needs_nothing_else_and_has_each_part(arms):
     assert page.count["img"] == len(arms) + 2  # and the photo of each pair
     for words in ("--steps=1", "x < y & z", "not testable", "lbfgs-seed1", "diverged"):
         assert words in page.text
+
+
+@pytest.mark.parametrize("loss", [0, np.inf, np.nan])
+def test_losses_that_no_logarithm_shows_are_no_fault(arms, loss, tmp_path):
+    rows = arms[0].rows.copy()
+    rows[:, 3:] = loss
+    report.write(tmp_path, [arms[0]._replace(rows=rows)], [], "")
+    report.write(tmp_path, [arms[0]._replace(rows=rows), arms[1]], [], "")
+    figures.png(figures.terms(rows))
+    figures.png(figures.terms(rows[:1]))
 
 
 def test_a_picture_that_is_not_there_any_more_is_named(arms):
