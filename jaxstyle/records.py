@@ -103,6 +103,39 @@ def summary(arms: Iterable[Arm]) -> str:
     return text.getvalue()
 
 
+#: Of what a budget is, by the names of `run.COLUMNS`.
+BUDGETS = {"evaluations": (50, 100, 500, 1000), "seconds": (10, 30, 100, 300)}
+
+
+def loss_within(arm: Arm, clock: str, budget: float) -> float | None:
+    """The total loss that a budget brings an arm to: of its last iterate within it. None if the arm ended before.
+
+    Args:
+      arm: the run.
+      clock: one of `BUDGETS`.
+      budget: number of evaluations, or seconds.
+    """
+    spent = arm.rows[:, run.COLUMNS.index(clock)]
+    within = np.flatnonzero(spent <= budget)
+    if spent[-1] < budget or not len(within):
+        return None
+    return float(arm.rows[within[-1], 3])
+
+
+def by_budget(arms: Sequence[Arm]) -> dict[tuple[str, int], dict[str, float]]:
+    """Clock and budget -> label -> loss, the median over those of the arms, of one pair, that went so far."""
+    table: dict[tuple[str, int], dict[str, float]] = {}
+    for clock, budgets in BUDGETS.items():
+        for budget in budgets:
+            losses: dict[str, list[float]] = {}
+            for arm in arms:
+                if (loss := loss_within(arm, clock, budget)) is not None:
+                    losses.setdefault(arm.label, []).append(loss)
+            if losses:
+                table[clock, budget] = {label: float(np.median(found)) for label, found in losses.items()}
+    return table
+
+
 class Rate(NamedTuple):
     """A row of `sweep.csv`: what one learning rate came to. Losses are at the last finite step."""
 

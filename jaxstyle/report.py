@@ -65,12 +65,13 @@ def _text(value: Any) -> str:
 
 
 def page(title: str, arms: Sequence[Arm], claims: Sequence[Mapping[str, Any]], flags: str) -> str:
-    """The page: interactive curves, pictures, table, verdicts, flags and manifests, in need of nothing else."""
+    """The page: interactive curves, verdicts, pictures, tables, flags and manifests, in need of nothing else."""
     sections = [
         _curves(arms),
+        _budgets(arms),
+        _claims(claims) if claims else "",
         _pictures(arms),
         "<h2>Table</h2>" + _table(arms) if arms else "",
-        _claims(claims) if claims else "",
         f"<h2>Flags</h2><pre>{''.join(_text(line) + chr(10) for line in flags.splitlines())}</pre>",
         _manifests(arms),
     ]
@@ -193,12 +194,45 @@ def _pictures(arms: Sequence[Arm]) -> str:
     for pair, members in _by_pair(arm for arm in arms if arm.image).items():
         given = members[0].manifest["pictures"].items()
         inputs = [_input(path, tuple(facts["shape"])) for path, facts in given]
-        results = [
-            _figure(arm.image, arm.name, f"{arm.label}, seed {arm.seed}", f"loss {arm.rows[-1, 3]:.5g}")
-            for arm in members
+        results: dict[int, list[str]] = {}
+        for arm in members:
+            caption = f"{arm.label}, seed {arm.seed}", f"loss {arm.rows[-1, 3]:.5g}"
+            results.setdefault(arm.seed, []).append(_figure(arm.image, arm.name, *caption))
+        (_, first), *others = sorted(results.items())
+        parts.append(f'<h3>{_text(pair)}</h3><div class="pictures">{"".join(inputs + first)}</div>')
+        parts += [
+            f'<details><summary>seed {seed}</summary><div class="pictures">{"".join(each)}</div></details>'
+            for seed, each in others
         ]
-        parts.append(f'<h3>{_text(pair)}</h3><div class="pictures">{"".join(inputs + results)}</div>')
     return "<h2>Pictures</h2>" + "".join(parts) if parts else ""
+
+
+def _budgets(arms: Sequence[Arm]) -> str:
+    parts = []
+    for pair, members in _by_pair(arms).items():
+        table = records.by_budget(members)
+        if not table:
+            continue
+        head = "".join(f"<th>{budget} {clock}</th>" for clock, budget in table)
+        rows = [
+            f'<tr><td class="text">{_text(label)}</td>'
+            + "".join(_loss(losses.get(label), min(losses.values())) for losses in table.values())
+            + "</tr>"
+            for label in dict.fromkeys(arm.label for arm in members)
+        ]
+        parts.append(
+            f'<h3>{_text(pair)}</h3><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+    note = (
+        "Loss that a budget brings each optimizer to, the median over seeds; bold: within 5 % of the lowest."
+    )
+    return f'<h2>By budget</h2><p class="note">{note}</p>' + "".join(parts) if parts else ""
+
+
+def _loss(loss: float | None, lowest: float) -> str:
+    text = "" if loss is None else f"{loss:.4g}"
+    return f"<td><b>{text}</b></td>" if loss is not None and loss <= 1.05 * lowest else f"<td>{text}</td>"
 
 
 def _table(arms: Sequence[Arm]) -> str:

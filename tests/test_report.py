@@ -97,6 +97,19 @@ def test_the_summary_has_final_and_best_losses():
     assert tuple(row) == records.SUMMARY
 
 
+def test_a_budget_brings_an_arm_to_its_last_iterate_within_it():
+    slow, fast = make_arm("slow", steps=120), make_arm("fast", steps=60, pace=0.3)
+    assert records.loss_within(slow, "evaluations", 50) == slow.rows[49, 3]  # row k has k + 1 evaluations
+    assert records.loss_within(slow, "seconds", 10.3) == slow.rows[20, 3]  # and k / 2 seconds
+    assert records.loss_within(fast, "evaluations", 62) is None
+    others = [fast._replace(seed=seed, rows=fast.rows.copy()) for seed in (1, 2)]
+    others[0].rows[:, 3] *= 9
+    table = records.by_budget([slow, fast, *others])
+    assert list(table) == [("evaluations", 50), ("evaluations", 100), ("seconds", 10), ("seconds", 30)]
+    assert table["evaluations", 50] == {"slow": slow.rows[49, 3], "fast": fast.rows[49, 3]}
+    assert list(table["evaluations", 100]) == ["slow"]
+
+
 def test_all_files_are_written_and_with_no_arms_too(arms, tmp_path):
     report.write(tmp_path, [], [], "")
     assert {path.name for path in tmp_path.iterdir()} == {"summary.csv", "report.html"}
@@ -135,7 +148,7 @@ def test_the_page_needs_nothing_else_and_has_each_part(arms):
     page = Page(report.page("title", arms, [CLAIM], "--steps=1\n"))
     assert all(value.startswith("data:image/png;base64,") for value in page.loads)
     assert page.count["img"] == len(arms) + 2  # and the photo of each pair
-    for words in ("--steps=1", "x < y & z", "not testable", "lbfgs-seed1", "diverged"):
+    for words in ("10 seconds", "--steps=1", "x < y & z", "not testable", "lbfgs-seed1", "diverged"):
         assert words in page.text
 
 
