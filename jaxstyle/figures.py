@@ -122,7 +122,7 @@ def pictures(arms: Sequence[Arm]) -> Figure:
 
 def sensitivity(rates: Sequence[Rate]) -> Figure:
     """The final loss by learning rate, a curve for each optimizer; rates that diverged are crosses above."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     palette = colours(rate.label for rate in rates)
     for label, colour in palette.items():
@@ -161,5 +161,6 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
     axes.set_ylim(low / 1.3, 1.3 * min(high, 100 * low))
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="broad: within 10 % of the best; cross: diverged", title_fontsize=8)
+    note = "broad: within 10 %\nof the best\ncross: diverged"
+    figure.legend(loc="outside right upper", frameon=False, title=note, title_fontsize=8)
     return figure
