@@ -4,15 +4,17 @@ A claim is judged in every run of an experiment, a run being all curves of one p
 does so in two thirds of them. It is not testable before the curves it speaks of have ended, nor on fewer than 20
 steps. Where several bear a name of the article, Adadelta or L-BFGS, the claim is judged for each.
 
-The words of the claims, with L the total loss by step, n the number of steps:
+The article plots losses against time, and an evaluation of loss and gradient is what takes time. So the words of the
+claims are about L, the total loss by evaluation: at n it is that of the last iterate that n evaluations had paid for,
+up to the number of evaluations that the shortest of the curves has that a claim compares.
 
-- the *early* loss is the geometric mean of L over the first tenth of the steps, the start left out; the *late* loss
-  that over the last tenth. A single lucky or unlucky step moves neither much.
-- the *wobble* of some steps is the mean of min(1, L/B − 1), where B is the lowest loss up to each step: how far above
-  its own best a curve usually is. A falling curve has 0; a sawtooth of relative height h has about h/2.
+- the *early* loss is the geometric mean of L over the first tenth of the evaluations, the start left out; the
+  *late* loss that over the last tenth. A single lucky or unlucky step moves neither much.
+- the *wobble* of some evaluations is the mean of min(1, L/B − 1), where B is the lowest loss up to each: how far
+  above its own best a curve usually is. A falling curve has 0; a sawtooth of relative height h has about h/2.
 - a curve *oscillates* where its wobble is above 0.1, looked at from the middle of the run to the end.
 - it *converges* if it does not oscillate and its late loss is at most half of the loss of the start image.
-- it *converges fast* if moreover a third of the steps takes it below a quarter of the loss of the start image.
+- it *converges fast* if moreover a third of the evaluations takes it below a quarter of the loss of the start image.
 - *about the same* is within a factor of 1.25.
 - one curve *overtakes* another if its early loss is the higher one and its late loss the lower one.
 
@@ -39,7 +41,7 @@ VARIANTS = {"adadelta": ("adadelta", "adadelta-tf1gpu"), "lbfgs": ("lbfgs", "sci
 
 
 class Curve(NamedTuple):
-    """What a run recorded of one arm: a row for each step from 0, fewer if it diverged."""
+    """What a run recorded of one arm: a row for each step from 0, or each evaluation from 1; fewer if it diverged."""
 
     optimizer: str
     learning_rate: float | None
@@ -77,6 +79,17 @@ class Verdict(NamedTuple):
     runs: dict[str, dict[str, Any]]
 
 
+def by_evaluation(curves: Curves) -> Curves:
+    """The curves with a row for each evaluation, as many as the shortest of those that did not diverge has."""
+    ends = [curve.evaluations[-1] for curve in curves.values() if curve.status != "diverged"]
+    found = {}
+    for name, curve in curves.items():
+        spent = np.arange(1.0, min([*ends, curve.evaluations[-1]]) + 1)
+        last = np.searchsorted(curve.evaluations, spent, side="right") - 1
+        found[name] = curve._replace(evaluations=spent, seconds=curve.seconds[last], total=curve.total[last])
+    return found
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 
@@ -89,12 +102,12 @@ def _tenth(curve: Curve) -> int:
 
 
 def early(curve: Curve) -> float:
-    """Geometric mean of the loss over the first tenth of the steps, the start left out."""
+    """Geometric mean of the loss over the first tenth of the curve, the start left out."""
     return _mean(curve.total[1 : 1 + _tenth(curve)]) if len(curve.total) > 1 else math.inf
 
 
 def late(curve: Curve) -> float:
-    """Geometric mean of the loss over the last tenth of the steps; infinite where it diverged."""
+    """Geometric mean of the loss over the last tenth of the curve; infinite where it diverged."""
     return math.inf if curve.status == "diverged" else _mean(curve.total[-_tenth(curve) :])
 
 
@@ -270,12 +283,15 @@ def _catches_up(curves: Curves) -> Finding:
 
 
 def _never_passes(curves: Curves) -> Finding:
-    """After the first tenth, Adam 1 is below L-BFGS in at most a twentieth of the steps, and not at the end."""
+    """After the first tenth, Adam 1 is below L-BFGS in at most a twentieth of the evaluations, and not at the end."""
     adam, lbfgs = curves["adam 1"], curves["lbfgs"]
     rows = slice(1 + _tenth(adam), min(len(adam.total), len(lbfgs.total)))
     below = adam.total[rows] < lbfgs.total[rows]
     share = float(np.mean(below)) if len(below) else 0.0
-    numbers = {"late": {name: late(curve) for name, curve in curves.items()}, "share of steps below": share}
+    numbers = {
+        "late": {name: late(curve) for name, curve in curves.items()},
+        "share of evaluations below": share,
+    }
     return share <= 0.05 and late(adam) >= late(lbfgs), numbers
 
 
@@ -439,11 +455,12 @@ def _judge(
     runs: Mapping[str, Sequence[Curve]],
     against: Sequence[Sequence[Curve]],
 ) -> Verdict:
-    before = [found for curves in against if (found := _pick(curves, claim.arms, variant))]
+    before = [by_evaluation(found) for curves in against if (found := _pick(curves, claim.arms, variant))]
     findings = {}
     for name, curves in runs.items():
         found = _pick(curves, claim.arms, variant)
         if found and (before or not claim.against):
+            found = by_evaluation(found)
             holds, numbers = claim.test(found, before) if claim.against else claim.test(found)
             findings[name] = {"holds": bool(holds), **numbers}
     held = sum(finding["holds"] for finding in findings.values())

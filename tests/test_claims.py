@@ -89,6 +89,17 @@ def test_the_cost_of_a_loss_is_what_was_spent_when_it_was_first_reached():
     assert claims.cost(curve([9, 7]), 5)["evaluations"] == np.inf
 
 
+def test_curves_are_compared_after_as_many_evaluations():
+    greedy = curve([9, 5, 3, 2], evaluations=np.array([1, 3, 4, 7.0]))
+    frugal, broken = curve([9, 8, 7, 6, 5]), curve([9, 1e9], status="diverged")
+    found = claims.by_evaluation({"greedy": greedy, "frugal": frugal, "broken": broken})
+    assert found["greedy"].total.tolist() == [9, 9, 5, 3, 3]
+    assert found["greedy"].evaluations.tolist() == [1, 2, 3, 4, 5]
+    assert found["greedy"].seconds.tolist() == [0.5, 0.5, 1.5, 2, 2]
+    assert found["frugal"].total.tolist() == frugal.total.tolist()
+    assert found["broken"].total.tolist() == broken.total.tolist()
+
+
 def large_rates(**changed):
     """An experiment with large rates that is as the article says of its first three."""
     totals = {
@@ -211,7 +222,7 @@ def test_both_adadeltas_are_judged():
 
 def test_every_claim_survives_arms_that_diverged():
     broken = [
-        member._replace(total=member.total[:3], status="diverged")
+        curve(member.total[:3], member.optimizer, member.learning_rate, "diverged")
         for member in (*large_rates(), *small_rates())
     ]
     for experiment in claims.EXPERIMENTS:
