@@ -185,7 +185,7 @@ def _input(path: str, shape: tuple[int, ...]) -> str:
     except UserError:
         return f"<figure><figcaption>{_text(name)}<br>is not there any more</figcaption></figure>"
     buffer = io.BytesIO()
-    Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(picture.astype(np.uint8)).save(buffer, "PNG")
     return _figure(buffer.getvalue(), name, name, "input")
 
 
