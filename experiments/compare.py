@@ -54,9 +54,8 @@ _AGAINST = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/compare", "Where the comparison writes.")
 
-#: Flags of a comparison that its arms do not have, and all those that may differ when it goes on.
+#: Flags of a comparison that its arms do not have.
 _ABOVE_ARMS = ("seeds", "pair", "claims", "against")
-_CHANGEABLE = tuple(f"--{name}=" for name in ("optimizer", *_ABOVE_ARMS))
 
 
 class Setting(NamedTuple):
@@ -129,24 +128,6 @@ def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
     return True
 
 
-def keep_flags(directory: pathlib.Path, record: str) -> None:
-    """Records the flags of the comparison; those that may differ from what is recorded replace it.
-
-    Raises:
-      UserError: another flag differs.
-    """
-
-    def fixed(text: str) -> list[str]:
-        return [line for line in text.splitlines() if not line.startswith(_CHANGEABLE)]
-
-    path = directory / "run.flags"
-    if launch.OVERWRITE.value and path.exists():
-        shutil.rmtree(directory / "arms", ignore_errors=True)
-    elif path.exists() and fixed(path.read_text("utf-8", "replace")) == fixed(record):
-        files.write_atomically(path, record.encode())
-    run.begin(directory, record, launch.OVERWRITE.value)
-
-
 def curves_by_run(arms: list[records.Arm]) -> dict[str, list[claims.Curve]]:
     """What a claim is judged on: the curves of each pair and seed."""
     runs: dict[str, list[claims.Curve]] = {}
@@ -204,7 +185,9 @@ def main() -> None:
             raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
 
     with run.claimed(directory):
-        keep_flags(directory, record)
+        if launch.OVERWRITE.value and (directory / "run.flags").exists():
+            shutil.rmtree(directory / "arms", ignore_errors=True)
+        run.begin(directory, record, launch.OVERWRITE.value, changeable=("optimizer", *_ABOVE_ARMS))
         refresh()
         try:
             for setting in plan:

@@ -25,7 +25,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -194,13 +194,16 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
+def begin(
+    directory: pathlib.Path, flags: str, overwrite: bool, changeable: Collection[str] = frozenset()
+) -> str:
     """Decides what there is to do in a claimed directory and records the flags.
 
     Args:
       directory: the run's.
       flags: text of `run.flags`.
       overwrite: whether a run of other flags may be deleted.
+      changeable: names of flags that may differ when the run goes on; what they are now is recorded.
 
     Returns:
       "new", "unfinished", or the status of a run that has ended: "finished" or "diverged".
@@ -228,20 +231,30 @@ def begin(directory: pathlib.Path, flags: str, overwrite: bool) -> str:
         if not record.exists():
             write_atomically(record, flags.encode())
             return "new"
-        before, status = record.read_bytes(), _status(directory)
-        if before == flags.encode() and status != "unfinished":
+        before, now = _by_name(record.read_text("utf-8", "replace")), _by_name(flags)
+        differing = {name for name in before | now if before.get(name) != now.get(name)}
+        refused, status = sorted(differing.difference(changeable)), _status(directory)
+        if differing and not refused:
+            write_atomically(record, flags.encode())
+        if not refused and status != "unfinished":
             for path in directory.glob("checkpoints/*"):  # of a process killed in its last moment
                 shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"--workdir={directory}: cannot write there: {error.strerror or error}") from error
-    if before != flags.encode():
-        changed = set(before.decode(errors="replace").splitlines()) ^ set(flags.splitlines())
-        names = sorted({line.lstrip("-").partition("=")[0].removeprefix("no") for line in changed})
+    if refused:
         raise UserError(
-            f"--workdir={directory}: a run of other flags is there (they differ in "
-            f"{', '.join(names)}); choose another, or --overwrite it"
+            f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
+            "choose another, or --overwrite it"
         )
     return status
+
+
+def _by_name(flags: str) -> dict[str, list[str]]:
+    """The lines of a `run.flags` by the name of their flag."""
+    found: dict[str, list[str]] = {}
+    for line in flags.splitlines():
+        found.setdefault(line.lstrip("-").partition("=")[0].removeprefix("no"), []).append(line)
+    return found
 
 
 def _status(directory: pathlib.Path) -> str:

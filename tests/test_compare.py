@@ -117,7 +117,7 @@ def test_only_arms_that_were_added_run(comparison, study):
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
-        ("--steps=23", "steps"),
+        ("--steps=23", "differ in steps)"),
         ("--optimizer=adm", "no optimizer 'adm'"),
         ("--pair=C", "--pair"),
         ("--seeds=4294967297", "--seeds"),

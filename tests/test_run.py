@@ -343,6 +343,23 @@ def test_other_flags_are_named_and_need_to_overwrite(tmp_path):
     assert run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False) == "unfinished"
 
 
+def test_the_order_of_a_repeated_flag_counts(tmp_path):
+    run.begin(tmp_path, "--style=a\n--style=b\n", overwrite=False)
+    with pytest.raises(UserError, match=r"they differ in style\)"):
+        run.begin(tmp_path, "--style=b\n--style=a\n", overwrite=False)
+
+
+def test_flags_that_may_change_are_recorded_anew_and_not_named_with_others(tmp_path):
+    run.begin(tmp_path, "--a=1\n--b=1\n--b=2\n", overwrite=False)
+    with pytest.raises(UserError, match=r"they differ in a\)"):
+        run.begin(tmp_path, "--a=2\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c"))
+    assert (tmp_path / "run.flags").read_text() == "--a=1\n--b=1\n--b=2\n"
+    assert (
+        run.begin(tmp_path, "--a=1\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c")) == "unfinished"
+    )
+    assert (tmp_path / "run.flags").read_text() == "--a=1\n--b=3\n--c=4\n"
+
+
 def test_a_record_that_is_no_text_is_of_other_flags(tmp_path):
     (tmp_path / "run.flags").write_bytes(b"\xff\0")
     with pytest.raises(UserError, match="other flags"):
