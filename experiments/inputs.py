@@ -167,20 +167,17 @@ def read_pictures(size: pictures.Size) -> Pictures:
     photo, paths = pictures.read(launch.CONTENT.value, size, resize), {}
     paths[launch.CONTENT.value] = photo.shape
 
-    def mask(flag: str, path: str, shape: Sequence[int]) -> Mask | None:
-        if not path:
-            return None
-        height, width, _ = shape
-        found = pictures.read(path, (width, height), "bilinear").mean(-1, dtype=np.float32) / 255
-        if not found.any():
-            raise UserError(f"--{flag}={path}: is black all over; what is white counts")
-        paths[path] = found.shape
+    def mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
+        found = read_mask(flag, path, shape)
+        if found is not None:
+            paths[path] = found.shape
         return found
 
-    styles = []
-    for text, content_mask, style_mask in zip(
-        launch.STYLE.value, _masks(launch.CONTENT_MASK), _masks(launch.STYLE_MASK), strict=True
-    ):
+    texts, styles = launch.STYLE.value, []
+    masks = (
+        mask_paths(flag.name, flag.value, len(texts)) for flag in (launch.CONTENT_MASK, launch.STYLE_MASK)
+    )
+    for text, content_mask, style_mask in zip(texts, *masks, strict=True):
         name, share = parse_style(text)
         picture = pictures.read(name, scaled(size, launch.STYLE_SCALE.value), resize)
         paths[name] = picture.shape
@@ -196,16 +193,34 @@ def read_pictures(size: pictures.Size) -> Pictures:
     return Pictures(photo, preserve.prepare_content(photo), content_mask, styles, paths)
 
 
-def _masks(flag: flags.FlagHolder[list[str]]) -> list[str]:
-    """One for each style picture; an empty text for none."""
-    count = len(launch.STYLE.value)
-    masks = flag.value or [""] * count
-    if len(masks) != count:
+def mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
+    """One for each of `count` style pictures; an empty text for none.
+
+    Raises:
+      UserError: there are more or fewer, and not none at all.
+    """
+    found = given or [""] * count
+    if len(found) != count:
         raise UserError(
-            f"--{flag.name}: {len(masks)} given for {count} of --style; each style picture needs one, in the same "
-            f"order; --{flag.name}= stands for none"
+            f"--{flag}: {len(found)} given for {count} of --style; each style picture needs one, in the same "
+            f"order; --{flag}= stands for none"
         )
-    return masks
+    return found
+
+
+def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
+    """A mask brought to the size of a picture of shape (height, width, 3); None for no path.
+
+    Raises:
+      UserError: the file cannot be used, or has nothing but black.
+    """
+    if not path:
+        return None
+    height, width, _ = shape
+    found = pictures.read(path, (width, height), "bilinear").mean(-1, dtype=np.float32) / 255
+    if not found.any():
+        raise UserError(f"--{flag}={path}: is black all over; what is white counts")
+    return found
 
 
 def read_start(given: Pictures) -> jax.Array:

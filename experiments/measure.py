@@ -9,8 +9,8 @@ to the photo: how much of it is left, 0 all. `style` is the mean relative distan
 default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all.
 
 Pictures are compared at the size of the result. Colours are treated as in the run: with --preserve_color the style is
-that which the run was given. Masks are not regarded: the style is that of the whole pictures. `experiments.verify`
-tells whether the pictures of a record are still the same.
+that which the run was given, and with masks that of each region, weighted as in the run. `experiments.verify` tells
+whether the pictures of a record are still the same.
 """
 
 import json
@@ -20,23 +20,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from experiments import inputs, launch, task
-from jaxstyle import color, pictures, quality, vgg, weights
+from jaxstyle import color, objective, pictures, quality, vgg, weights
 from jaxstyle.errors import UserError
 
 _RESULT = flags.DEFINE_multi_string(
     "result", ["runs/stylize"], "Folder of a run, of runs or of a comparison, or a picture; repeatable."
 )
 
-#: What a result is compared with, and how; `style` has a value for each style picture.
+#: What a result is compared with, and how; those that are repeatable have a value for each style picture.
 _SOURCES = {
     flag.name: flag
     for flag in (
         *(launch.CONTENT, launch.STYLE, launch.SIZE, launch.RESIZE),
-        *(launch.STYLE_SCALE, launch.PRESERVE_COLOR),
+        *(launch.STYLE_SCALE, launch.PRESERVE_COLOR, launch.CONTENT_MASK, launch.STYLE_MASK),
     )
 }
 
@@ -92,7 +91,8 @@ def recorded(folder: pathlib.Path) -> dict[str, Any]:
             ]
         except ValueError as error:
             raise UserError(f"{str(path)!r}: --{name}: {error}; an intact record is needed") from error
-        values[name] = holder.default if not given else given if name == "style" else given[-1]
+        repeatable = isinstance(flag, flags.MultiFlag)
+        values[name] = holder.default if not given else given if repeatable else given[-1]
     return values
 
 
@@ -114,15 +114,24 @@ def measure(path: pathlib.Path, given: Mapping[str, Any], yardstick: Yardstick) 
     # As in a run, both sides of a style picture are fixed where those of the result were.
     keeps_aspect = isinstance(pictures.parse_size(given["size"]), int)
     size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given["style_scale"])
-    smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
-    for name, share in map(inputs.parse_style, given["style"]):
+    smallest, texts, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), given["style"], []
+    masks = (inputs.mask_paths(flag, given[flag], len(texts)) for flag in ("content_mask", "style_mask"))
+    for text, content_mask, style_mask in zip(texts, *masks, strict=True):
+        name, share = inputs.parse_style(text)
         style = preserve.prepare_style(pictures.read(name, size, resize), photo)
         if min(style.shape[:2]) < smallest:
             raise UserError(
                 f"{str(path)!r}: at its size {name} has {style.shape[1]}x{style.shape[0]} pixels; "
                 f"each side must have {smallest} or more to be measured"
             )
-        styles.append((jnp.asarray(style), share))
+        styles.append(
+            objective.Style(
+                style,
+                share,
+                inputs.read_mask("content_mask", content_mask, photo.shape),
+                inputs.read_mask("style_mask", style_mask, style.shape),
+            )
+        )
     network, heads = yardstick
     distance = task.once(quality.lpips, (), result.shape, network, heads, result, photo)
     # With the photo's colours kept the styles are prepared; a result is compared to them as the photo was.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle import losses, vgg
+from jaxstyle import objective, style_losses, vgg
 
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
@@ -51,21 +51,25 @@ def _unit(maps: Float[Array, "height width channels"]) -> Float[Array, "height w
 
 
 def style_distances(
-    network: vgg.PreparedNetwork, result: Image, styles: Sequence[tuple[Image, float]]
+    network: vgg.PreparedNetwork, result: Image, styles: Sequence[objective.Style]
 ) -> dict[str, Scalar]:
     """Relative distance ‖G − A‖ / ‖A‖ of Gram matrices at `HELD_OUT_LAYERS`, by Frobenius norm.
 
     G is the result's, A that of the style pictures, blended by their shares: 0 for the style itself, 1 for an image
-    without features. Of a layer that was not optimised it tells whether the style came through or only its statistics
-    where they were asked for.
+    without features. Where styles have regions, G and A are those of each, and the distance is their mean, weighted
+    as in the objective. Of a layer that was not optimised it tells whether the style came through or only its
+    statistics where they were asked for.
     """
-    shares = sum(share for _, share in styles)
-    wanted = [(vgg.features(network, style, HELD_OUT_LAYERS), share / shares) for style, share in styles]
+    regions = objective.regions(objective.GATYS, HELD_OUT_LAYERS, network, styles)
     found = vgg.features(network, result, HELD_OUT_LAYERS)
-    distances = {}
-    for layer in HELD_OUT_LAYERS:
-        target = sum(share * losses.gram_matrix(maps[layer]) for maps, share in wanted)
-        distances[layer] = jnp.linalg.norm(losses.gram_matrix(found[layer]) - target) / jnp.linalg.norm(
-            target
-        )
-    return distances
+
+    def distance(region: objective.Region, layer: str) -> Scalar:
+        target = region.targets[layer]
+        gram = style_losses.guided_gram(found[layer], region.guides and region.guides[layer])
+        return jnp.linalg.norm(gram - target) / jnp.linalg.norm(target)
+
+    weights = sum(region.weight for region in regions)
+    return {
+        layer: sum(region.weight * distance(region, layer) for region in regions) / weights
+        for layer in HELD_OUT_LAYERS
+    }

@@ -14,6 +14,7 @@ import pytest
 from experiments import measure
 from jaxstyle import color, pictures, quality, vgg, weights
 from jaxstyle.errors import UserError
+from jaxstyle.objective import Style
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -99,7 +100,7 @@ def test_the_heads_weigh_channels_and_are_not_negative(heads):
 
 def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_network, content, style):
     network = vgg.prepare(random_network, "block5_conv3")
-    found = style_distances(network, content, [(style, 3.0), (content[::-1], 1.0)])
+    found = style_distances(network, content, [Style(style, 3.0), Style(content[::-1])])
     features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
     result, first, second = (features(image) for image in (content, style, content[::-1]))
 
@@ -113,9 +114,39 @@ def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_
         np.testing.assert_allclose(found[layer], expected, rtol=1e-3)
 
 
+def test_where_styles_have_regions_the_distance_is_the_weighted_mean_of_theirs(
+    random_network, content, style
+):
+    network = vgg.prepare(random_network, "block5_conv3")
+    rng = np.random.default_rng(5)
+    here, there = (rng.uniform(0, 1, content.shape[:2]).astype(np.float32) for _ in range(2))
+    part = rng.uniform(0, 1, style.shape[:2]).astype(np.float32)
+    styles = [Style(style, 2.0, here, part), Style(content[::-1], 1.0, there)]
+    found = style_distances(network, content, styles)
+    features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
+    result, first, second = (features(image) for image in (content, style, content[::-1]))
+
+    def gram(maps, mask):
+        """Over positions that count by the squares of the mask, at their size."""
+        while mask.shape != maps.shape[:2]:
+            height, width = (side // 2 for side in mask.shape)
+            mask = mask[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3), dtype=np.float64)
+        flat, weights = np.float64(maps).reshape(-1, maps.shape[-1]), np.float64(mask).ravel() ** 2
+        return flat.T @ (weights[:, None] * flat) / weights.sum()
+
+    weights = 2 * np.mean(here**2), np.mean(there**2)
+    for layer in quality.HELD_OUT_LAYERS:
+        targets = gram(first[layer], part), gram(second[layer], np.ones(content.shape[:2]))
+        each = [
+            np.linalg.norm(gram(result[layer], mask) - target) / np.linalg.norm(target)
+            for mask, target in zip((here, there), targets, strict=True)
+        ]
+        np.testing.assert_allclose(found[layer], np.average(each, weights=weights), rtol=1e-3)
+
+
 def test_a_picture_has_its_own_style(random_network, style):
     network = vgg.prepare(random_network, "block5_conv3")
-    assert max(style_distances(network, style, [(style, 1.0)]).values()) < 1e-6
+    assert max(style_distances(network, style, [Style(style)]).values()) < 1e-6
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -151,7 +182,12 @@ def make_run(tmp_path, files):
         folder.mkdir(parents=True)
         pictures.write(folder / "image.png", image)
         values = {"content": files["photo"], "style": files["style"], "size": "48"} | changes
-        lines = [f"--{flag}={value}\n" for flag, value in values.items() if value is not None]
+        lines = [
+            f"--{flag}={each}\n"
+            for flag, value in values.items()
+            if value is not None
+            for each in (value if isinstance(value, list) else [value])
+        ]
         (folder / "run.flags").write_text("".join(["--optimizer=lbfgs\n", "--noclip\n", *lines]))
         return folder
 
@@ -173,7 +209,7 @@ def test_the_style_pictures_have_the_size_that_the_run_gave_them(files, make_run
     result = pictures.read(files["photo"])
     found = row(make_run("run", result, size=size, style_scale=scale), narrow)
     style = pictures.read(files["style"], shape)
-    expected = style_distances(narrow.network, result, [(style, 1.0)])
+    expected = style_distances(narrow.network, result, [Style(style)])
     for layer, value in expected.items():
         np.testing.assert_allclose(found["style_by_layer"][layer], value, rtol=1e-4)
 
@@ -190,6 +226,28 @@ def test_with_the_colours_kept_a_result_in_the_style_that_the_run_was_given_is_n
     not_kept = row(make_run("not kept", result, size="48x32"), narrow)
     assert kept["style"] < 0.1  # pixels were clipped and rounded
     assert kept["style"] < not_kept["style"] / 2
+
+
+def test_with_masks_a_result_is_compared_to_each_style_where_that_was_wanted(
+    tmp_path, files, make_run, narrow
+):
+    rng, half = np.random.default_rng(6), np.zeros((32, 48, 3), np.float32)
+    half[:, :24] = 255
+    rough, smooth = 100 + rng.normal(0, 60, half.shape), 150 + rng.normal(0, 5, half.shape)
+    images = {"rough": rough, "smooth": smooth, "left": half, "right": 255 - half}
+    paths = {name: str(tmp_path / f"{name}.png") for name in images}
+    for name, image in images.items():
+        pictures.write(paths[name], image)
+    styles, sides = [paths["rough"], paths["smooth"]], [paths["left"], paths["right"]]
+    result = np.where(half > 0, rough, smooth)
+    given = {"style": styles, "size": "48x32"}
+    right_way, wrong_way = (
+        row(make_run(name, result, content_mask=masks, **given), narrow)["style_by_layer"]
+        for name, masks in (("right way", sides), ("wrong way", sides[::-1]))
+    )
+    assert right_way["block1_conv2"] < wrong_way["block1_conv2"] / 4
+    with pytest.raises(UserError, match="--content_mask: 1 given for 2 of --style"):
+        row(make_run("one", result, content_mask=sides[:1], **given), narrow)
 
 
 def test_a_record_without_flags_that_came_later_has_their_defaults(make_run):
