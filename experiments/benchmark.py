@@ -28,8 +28,13 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from jaxstyle import convolution, losses, memory, objective, optimizers, pictures, training, vgg
+from jaxstyle import training
 from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
+from jaxstyle.losses import objective, recipes, terms
+from jaxstyle.network import convolution, vgg
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import memory
 
 _SIZES = flags.DEFINE_list("sizes", ["300"], "Sides of the square images in pixels, separated by commas.")
 _CONVOLUTIONS = flags.DEFINE_list(
@@ -67,7 +72,7 @@ def random_network() -> vgg.Network:
 def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
     """A problem on random pictures, posed as the commands do it, and a start image."""
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
-    weighting = objective.weighting(objective.RECIPES["gatys"], content.shape)
+    weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
     pose = convolution.jit(functools.partial(objective.pose, objective.GATYS))
     problem = pose(vgg.prepare(network, deepest, "direct"), content, [objective.Style(style)], weighting)
@@ -115,13 +120,13 @@ def measure_step(size: int, method: str, batch: int, remat: bool, repeats: int) 
 def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[str, Any]:
     """Whole training steps, and the share of their time that is not spent evaluating."""
     problem, image = posed(size, method)
-    spec = optimizers.parse(text)
+    spec = catalogue.parse(text)
     program = training.program(objective.GATYS, spec.name, spec.static)
     evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
     evaluate = evaluate.lower(problem, image).compile()
     memory.keep_freed(memory.required(evaluate))
     init, step, *_ = program
-    if spec.name not in optimizers.ON_HOST:
+    if spec.name not in catalogue.ON_HOST:
         init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.copy(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
     for _ in range(2):
@@ -170,7 +175,7 @@ def measure_layers(size: int, method: str, repeats: int) -> list[dict[str, Any]]
         filters = convolution.prepare(*network.convolutions[name], method)
         maps = add(name, convolution.convolve_relu, maps, filters)
         if name.endswith("_conv1"):
-            add(f"{name[:6]}_gram", losses.gram_matrix, maps)
+            add(f"{name[:6]}_gram", terms.gram_matrix, maps)
         if name == "block5_conv1":
             return rows
     raise AssertionError("VGG16 has a block5_conv1")
@@ -264,7 +269,7 @@ def main() -> None:
     if min(sizes) < vgg.smallest_side("block5_conv1"):
         raise UserError(f"--sizes={min(sizes)}: must be 16 or more, which block5_conv1 needs")
     for text in _OPTIMIZERS.value:
-        optimizers.parse(text)
+        catalogue.parse(text)
     machine = {"backend": jax.default_backend(), "cores": len(os.sched_getaffinity(0))}
 
     def emit(**row: Any) -> None:

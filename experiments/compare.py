@@ -20,8 +20,11 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import claims, launch, task
-from jaxstyle import files, optimizers, records, report, run
+from jaxstyle import files
 from jaxstyle.errors import UserError
+from jaxstyle.lab import records, report
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import loop, workdir
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
 PAIRS = {
@@ -106,10 +109,10 @@ def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
     flags.FLAGS["optimizer"].value = [text]
     record = launch.recorded_flags()
-    with run.claimed(directory):
-        if run.begin(directory, record, launch.OVERWRITE.value) in ("finished", "diverged"):
+    with workdir.claimed(directory):
+        if workdir.begin(directory, record, launch.OVERWRITE.value) in ("finished", "diverged"):
             return False
-        spec = optimizers.parse(text, launch.LOSS.value)
+        spec = catalogue.parse(text, launch.LOSS.value)
         with tqdm(total=launch.STEPS.value, unit="step", desc=directory.name, disable=None) as bar:
 
             def show(row) -> None:
@@ -161,7 +164,7 @@ def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     specs = records.labels(_OPTIMIZER.value)
     for text in specs.values():
-        task.check_clip(optimizers.parse(text, launch.LOSS.value))
+        task.check_clip(catalogue.parse(text, launch.LOSS.value))
     experiment, against = _CLAIMS.value, _AGAINST.value
     flags.FLAGS["scales"].value = launch.SCALES.value or 1
     plan = settings()
@@ -184,10 +187,10 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
 
-    with run.claimed(directory):
+    with workdir.claimed(directory):
         if launch.OVERWRITE.value and (directory / "run.flags").exists():
             shutil.rmtree(directory / "arms", ignore_errors=True)
-        run.begin(directory, record, launch.OVERWRITE.value, changeable=("optimizer", *_ABOVE_ARMS))
+        workdir.begin(directory, record, launch.OVERWRITE.value, changeable=("optimizer", *_ABOVE_ARMS))
         refresh()
         try:
             for setting in plan:
@@ -196,7 +199,7 @@ def main() -> None:
                 for label, text in specs.items():
                     if run_arm(posed, text, directory / "arms" / (label + setting.suffix)):
                         refresh()
-        except run.Interrupted:
+        except loop.Interrupted:
             refresh()
             raise
     print(f"report: {directory / 'report.html'}")

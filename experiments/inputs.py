@@ -12,8 +12,9 @@ from absl import flags
 from jaxtyping import Float
 
 from experiments import launch
-from jaxstyle import color, objective, pictures, start
 from jaxstyle.errors import UserError
+from jaxstyle.images import color, pictures, start
+from jaxstyle.losses import objective, recipes
 
 #: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
 MAX_WEIGHT = 1e25
@@ -43,7 +44,7 @@ def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]
     return name, value
 
 
-def read_recipe(known: Sequence[str]) -> objective.Recipe:
+def read_recipe(known: Sequence[str]) -> recipes.Recipe:
     """The layers and weights that the flags give; where they give none, what suits --loss.
 
     Raises:
@@ -53,8 +54,8 @@ def read_recipe(known: Sequence[str]) -> objective.Recipe:
     for field, flag in (("content_layers", launch.CONTENT_LAYER), ("style_layers", launch.STYLE_LAYER)):
         if flag.value:
             given[field] = dict(parse_layer(flag.name, text, known) for text in flag.value)
-        elif field == "style_layers" and launch.STYLE_LOSS.value in objective.STYLE_LAYERS:
-            given[field] = objective.STYLE_LAYERS[launch.STYLE_LOSS.value]
+        elif field == "style_layers" and launch.STYLE_LOSS.value in recipes.STYLE_LAYERS:
+            given[field] = recipes.STYLE_LAYERS[launch.STYLE_LOSS.value]
     for flag in (launch.CONTENT_WEIGHT, launch.STYLE_WEIGHT, launch.TV_WEIGHT):
         if flag.value is not None:
             if not flag.value <= np.finfo(np.float32).max:
@@ -62,16 +63,16 @@ def read_recipe(known: Sequence[str]) -> objective.Recipe:
             given[flag.name] = flag.value
     if launch.PADDING.value:
         given["padding"] = launch.PADDING.value
-    return objective.RECIPES[launch.LOSS.value]._replace(**given)
+    return recipes.RECIPES[launch.LOSS.value]._replace(**given)
 
 
-def weighting(recipe: objective.Recipe, shape: Sequence[int]) -> objective.Weighting:
+def weighting(recipe: recipes.Recipe, shape: Sequence[int]) -> recipes.Weighting:
     """The weights of a recipe for an image of shape (height, width, 3).
 
     Raises:
       UserError: one is too large for float32.
     """
-    found = objective.weighting(recipe, shape)
+    found = recipes.weighting(recipe, shape)
     if not max(*found.content.values(), *found.style.values(), found.tv) <= MAX_WEIGHT:
         raise UserError(
             "--content_weight, --style_weight, --tv_weight: each, times the weight of a "
@@ -80,12 +81,12 @@ def weighting(recipe: objective.Recipe, shape: Sequence[int]) -> objective.Weigh
     return found
 
 
-def record_recipe(recipe: objective.Recipe, shape: Sequence[int]) -> None:
+def record_recipe(recipe: recipes.Recipe, shape: Sequence[int]) -> None:
     """Writes a recipe back to the flags, so that the record of a run does not depend on defaults."""
     for flag, value in (
         (launch.CONTENT_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.content_layers.items()]),
         (launch.STYLE_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.style_layers.items()]),
-        (launch.CONTENT_WEIGHT, objective.content_weight(recipe, shape)),
+        (launch.CONTENT_WEIGHT, recipes.content_weight(recipe, shape)),
         (launch.STYLE_WEIGHT, recipe.style_weight),
         (launch.TV_WEIGHT, recipe.tv_weight),
         (launch.PADDING, recipe.padding),

@@ -13,8 +13,13 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from jaxstyle import color, convolution, memory, objective, style_losses, training
+from jaxstyle import training
 from jaxstyle.errors import UserError
+from jaxstyle.images import color
+from jaxstyle.losses import objective
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.network import convolution
+from jaxstyle.runs import memory
 
 
 def path(text: str) -> str:
@@ -102,7 +107,7 @@ STYLE_LAYER = flags.DEFINE_multi_string(
 STYLE_LOSS = flags.DEFINE_enum(
     "style_loss",
     "gram",
-    list(style_losses.STYLE_LOSSES),
+    list(STYLE_LOSSES),
     "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), distributions "
     "along random directions (sliced), or patches (mrf).",
 )
@@ -243,7 +248,7 @@ def _fail(error: Exception) -> None:
 
 
 def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
-    from jaxstyle.run import Interrupted
+    from jaxstyle.runs.loop import Interrupted
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
@@ -264,7 +269,7 @@ def _end_on_signals() -> None:
     """Has SIGINT and SIGTERM end the process at once, with status 130 or 143, and without a traceback.
 
     Python's own handlers would wait until XLA has compiled. Nothing is lost: where a run has something to
-    keep, it takes the signals over (see `run.interruptible`).
+    keep, it takes the signals over (see `loop.interruptible`).
     """
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)

@@ -23,8 +23,11 @@ import jax
 from absl import flags
 
 from experiments import inputs, launch, task
-from jaxstyle import color, objective, pictures, quality, vgg, weights
+from jaxstyle import quality
 from jaxstyle.errors import UserError
+from jaxstyle.images import color, pictures
+from jaxstyle.losses import objective
+from jaxstyle.network import vgg, weights
 
 _RESULT = flags.DEFINE_multi_string(
     "result", ["runs/stylize"], "Folder of a run, of runs or of a comparison, or a picture; repeatable."

@@ -16,8 +16,11 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import files, memory, optimizers, pictures, run
+from jaxstyle import files
 from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import journal, memory, workdir
 
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer", "lbfgs", "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
@@ -57,7 +60,7 @@ def photos(content: str) -> list[str]:
     return sorted(found)
 
 
-def describe(posed: task.Task, spec: optimizers.Spec) -> None:
+def describe(posed: task.Task, spec: catalogue.Spec) -> None:
     """Prints what a run would take. Two steps at the last scale are made for it."""
     last = len(posed.shapes) - 1
     height, width, _ = posed.shapes[last]
@@ -82,7 +85,7 @@ def describe(posed: task.Task, spec: optimizers.Spec) -> None:
     print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
 
 
-def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
+def stylize(directory: pathlib.Path, spec: catalogue.Spec) -> None:
     """Makes the picture that the flags describe in a directory, or goes on with it."""
     picture = directory / "image.png"
     posed = task.read()
@@ -90,8 +93,8 @@ def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
     if _DRY_RUN.value:
         describe(posed, spec)
         return
-    with run.claimed(directory):
-        state = run.begin(directory, record, launch.OVERWRITE.value)
+    with workdir.claimed(directory):
+        state = workdir.begin(directory, record, launch.OVERWRITE.value)
         if state in ("finished", "diverged"):
             if _OUTPUT.value and launch.BITS.value > 8:
                 raise UserError(
@@ -136,12 +139,12 @@ def stylize(directory: pathlib.Path, spec: optimizers.Spec) -> None:
 
 def plot(directory: pathlib.Path) -> None:
     """Draws the loss of a run that has ended to `losses.png`, unless it is there."""
-    from jaxstyle import figures  # which takes 0.2 s that no run should wait for before it begins
+    from jaxstyle.lab import figures  # which takes 0.2 s that no run should wait for before it begins
 
     path = directory / "losses.png"
     try:
         if not path.exists():
-            rows = run.read_metrics(directory / "metrics.csv")
+            rows = journal.read_metrics(directory / "metrics.csv")
             files.write_atomically(path, figures.png(figures.terms(rows)))
     except OSError as error:
         raise UserError(f"--workdir={directory}: cannot write {path.name}: {error.strerror}") from error
@@ -155,7 +158,7 @@ def copy(image: np.ndarray, record: str) -> None:
 
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
-    spec = optimizers.parse(_OPTIMIZER.value, launch.LOSS.value)
+    spec = catalogue.parse(_OPTIMIZER.value, launch.LOSS.value)
     task.check_clip(spec)
     if _OUTPUT.value:
         pictures.check_writable(_OUTPUT.value)

@@ -24,9 +24,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments import launch, task
-from jaxstyle import convolution, figures, files, optimizers, records, run, training
-from jaxstyle.checkpoints import Checkpoints
+from jaxstyle import files, training
 from jaxstyle.errors import UserError
+from jaxstyle.lab import figures, records
+from jaxstyle.network import convolution
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import loop, workdir
+from jaxstyle.runs.checkpoints import Checkpoints
 
 _OPTIMIZER = flags.DEFINE_multi_string(
     "optimizer", ["adam"], "NAME or NAME:key=value,key=value without learning_rate; repeat it for several."
@@ -70,14 +74,14 @@ def parse_rates(texts: Iterable[str]) -> list[float]:
     return sorted(rates)
 
 
-def parse_optimizer(text: str) -> optimizers.Spec:
+def parse_optimizer(text: str) -> catalogue.Spec:
     """The optimizer of a text that leaves the learning rate open.
 
     Raises:
       UserError: the text gives a rate, or the optimizer has none or cannot be vmapped.
     """
     name, _, rest = text.strip().partition(":")
-    if name in optimizers.ON_HOST:
+    if name in catalogue.ON_HOST:
         raise UserError(
             f"--optimizer={text}: {name} runs on the host, one at a time, and has no learning rate"
         )
@@ -85,7 +89,7 @@ def parse_optimizer(text: str) -> optimizers.Spec:
         raise UserError(
             f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
         )
-    return optimizers.parse(f"{name}:learning_rate=1,{rest}", launch.LOSS.value)
+    return catalogue.parse(f"{name}:learning_rate=1,{rest}", launch.LOSS.value)
 
 
 class Lanes(NamedTuple):
@@ -96,7 +100,7 @@ class Lanes(NamedTuple):
     step: Callable[..., tuple[training.TransferState, training.Metrics]]
 
 
-def hyperparameters(spec: optimizers.Spec, rates: Sequence[float]) -> dict[str, jax.Array]:
+def hyperparameters(spec: catalogue.Spec, rates: Sequence[float]) -> dict[str, jax.Array]:
     """Those of each lane: they differ in the learning rate."""
     values = task.hyperparameters(spec)
     values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
@@ -109,7 +113,7 @@ def memory() -> int:
     return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
+def compile_lanes(posed: task.Task, spec: catalogue.Spec, count: int) -> Lanes:
     """The programs for `count` rates, or for fewer if --chunk is not set and half of the memory is too little."""
     program = training.program(posed.form, spec.name, spec.static, launch.CLIP.value)
     init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
@@ -126,7 +130,7 @@ def compile_lanes(posed: task.Task, spec: optimizers.Spec, count: int) -> Lanes:
 
 def run_lanes(
     posed: task.Task,
-    spec: optimizers.Spec,
+    spec: catalogue.Spec,
     lanes: Lanes,
     rates: Sequence[float],
     directory: pathlib.Path,
@@ -144,7 +148,7 @@ def run_lanes(
     values = hyperparameters(spec, padded)
     checkpoints = Checkpoints(directory)
     structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
-    with run.interruptible() as signals:
+    with loop.interruptible() as signals:
         restored = checkpoints.restore(lambda step: structure)
         if restored:
             state, rows = restored
@@ -158,7 +162,7 @@ def run_lanes(
             if signals:
                 if step != kept:
                     checkpoints.save(step, state, rows)
-                raise run.Interrupted(signals[0])
+                raise loop.Interrupted(signals[0])
             state, metrics = lanes.step(posed.problem(0), state)
             step += 1
             values = np.stack(metrics[:6], -1)
@@ -177,7 +181,7 @@ def run_lanes(
 
 
 def sweep(
-    posed: task.Task, label: str, spec: optimizers.Spec, rates: list[float], parts: pathlib.Path
+    posed: task.Task, label: str, spec: catalogue.Spec, rates: list[float], parts: pathlib.Path
 ) -> Rows:
     """The rows of all rates of one optimizer, chunk by chunk in one program."""
     count = min(_CHUNK.value or len(rates), len(rates))
@@ -231,11 +235,11 @@ def main() -> None:
     record = launch.recorded_flags()
     found: list[records.Rate] = []
     curves: list[list] = []
-    with run.claimed(directory):
+    with workdir.claimed(directory):
         parts = directory / "parts"
         if launch.OVERWRITE.value and (directory / "run.flags").exists():
             shutil.rmtree(parts, ignore_errors=True)
-        run.begin(directory, record, launch.OVERWRITE.value)
+        workdir.begin(directory, record, launch.OVERWRITE.value)
         for label, spec in specs.items():
             rows = sweep(posed, label, spec, rates, parts)
             found += table(label, rates, rows)

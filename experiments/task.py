@@ -12,21 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import inputs, launch
-from jaxstyle import (
-    color,
-    convolution,
-    memory,
-    objective,
-    optimizers,
-    pictures,
-    run,
-    start,
-    style_losses,
-    training,
-    vgg,
-    weights,
-)
+from jaxstyle import training
 from jaxstyle.errors import UserError
+from jaxstyle.images import color, pictures, start
+from jaxstyle.losses import objective
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.network import convolution, vgg, weights
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import journal, loop, memory
 
 
 class Task(NamedTuple):
@@ -140,7 +133,7 @@ def read_form() -> objective.Form:
         return form
     if launch.LOSS.value != "gatys":
         raise UserError(f"--style_loss={launch.STYLE_LOSS.value}: --loss={launch.LOSS.value} has gram alone")
-    return form._replace(style=style_losses.STYLE_LOSSES[launch.STYLE_LOSS.value])
+    return form._replace(style=STYLE_LOSSES[launch.STYLE_LOSS.value])
 
 
 def read() -> Task:
@@ -213,14 +206,14 @@ class Compiled(NamedTuple):
 _compiled: dict[Any, Compiled] = {}
 
 
-def compiled(task: Task, spec: optimizers.Spec, number: int) -> Compiled:
+def compiled(task: Task, spec: catalogue.Spec, number: int) -> Compiled:
     """The programs for an optimizer at a scale, compiled once a process for the same form, statics and shapes.
 
     Raises:
       UserError: there is not the memory for this scale or the last.
     """
     static = (task.form, spec.name, spec.static, launch.CLIP.value, launch.KEEP.value)
-    program, on_host = training.program(*static), spec.name in optimizers.ON_HOST
+    program, on_host = training.program(*static), spec.name in catalogue.ON_HOST
     values, problem, shape = hyperparameters(spec), task.problem(number), task.shapes[number]
 
     def structure(number: int) -> training.TransferState:
@@ -254,17 +247,17 @@ def compiled(task: Task, spec: optimizers.Spec, number: int) -> Compiled:
     return _compiled[key]
 
 
-def check_clip(spec: optimizers.Spec) -> None:
+def check_clip(spec: catalogue.Spec) -> None:
     """Refuses --clip for an optimizer that cannot.
 
     Raises:
       UserError: it is so.
     """
-    if launch.CLIP.value and spec.name in optimizers.ON_HOST:
+    if launch.CLIP.value and spec.name in catalogue.ON_HOST:
         raise UserError(f"--clip: {spec.name} cannot clip its iterates; lbfgs can")
 
 
-def hyperparameters(spec: optimizers.Spec) -> dict[str, jax.Array]:
+def hyperparameters(spec: catalogue.Spec) -> dict[str, jax.Array]:
     """The traced hyperparameters as arrays, and the random key for an optimizer that wants one."""
     values = {name: jnp.float32(value) for name, value in spec.traced.items()}
     if spec.needs_key:
@@ -274,12 +267,12 @@ def hyperparameters(spec: optimizers.Spec) -> dict[str, jax.Array]:
 
 def run_arm(
     task: Task,
-    spec: optimizers.Spec,
+    spec: catalogue.Spec,
     directory: pathlib.Path,
     comment: str,
     on_compiled: Callable[[float], None],
     report: Callable[[np.ndarray], None],
-) -> run.Result:
+) -> loop.Result:
     """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
 
     Args:
@@ -292,7 +285,7 @@ def run_arm(
     """
     steps, scales = launch.STEPS.value, len(task.shapes)
     manifest = (
-        run.environment()
+        journal.environment()
         | task.facts
         | {
             "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},
@@ -302,7 +295,7 @@ def run_arm(
         }
     )
 
-    def load(number: int) -> run.Programs:
+    def load(number: int) -> loop.Programs:
         ready, problem = compiled(task, spec, number), task.problem(number)
         manifest["compile_seconds"] += ready.seconds
         on_compiled(ready.seconds)
@@ -313,7 +306,7 @@ def run_arm(
                 problem, *([state] if number else [jnp.copy(task.start), hyperparameters(spec)])
             )
 
-        return run.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
+        return loop.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
 
     snapshots = directory / "snapshots"
 
@@ -328,10 +321,10 @@ def run_arm(
             frames = [*sorted(snapshots.glob("*.png")), directory / "image.png"]
             pictures.write_animation(directory / "animation.webp", frames)
 
-    return run.execute(
+    return loop.execute(
         directory,
         manifest,
-        [run.Stage(steps * (k + 1) // scales, functools.partial(load, k)) for k in range(scales)],
+        [loop.Stage(steps * (k + 1) // scales, functools.partial(load, k)) for k in range(scales)],
         save=save,
         report=report,
         watch=watch,

@@ -16,8 +16,10 @@ from typing import Any
 from absl import flags
 
 from experiments import launch
-from jaxstyle import pictures, run, weights
 from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
+from jaxstyle.network import weights
+from jaxstyle.runs import journal
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run to verify was written.")
 
@@ -73,8 +75,8 @@ def differences(directory: pathlib.Path) -> list[str]:
     Raises:
       UserError: the directory has no record of a run, or a damaged one.
     """
-    manifest = run.read_manifest(directory)
-    here = {name: value for name, value in run.environment().items() if name not in _FREE}
+    manifest = journal.read_manifest(directory)
+    here = {name: value for name, value in journal.environment().items() if name not in _FREE}
     try:
         there = {name: manifest[name] for name in here}
         given = {

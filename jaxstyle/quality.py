@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle import objective, style_losses, vgg
+from jaxstyle.losses import gram, objective
+from jaxstyle.network import vgg
 
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
@@ -65,8 +66,8 @@ def style_distances(
 
     def distance(region: objective.Region, layer: str) -> Scalar:
         target = region.targets[layer]
-        gram = style_losses.guided_gram(found[layer], region.guides and region.guides[layer])
-        return jnp.linalg.norm(gram - target) / jnp.linalg.norm(target)
+        own = gram.guided_gram(found[layer], region.guides and region.guides[layer])
+        return jnp.linalg.norm(own - target) / jnp.linalg.norm(target)
 
     weights = sum(region.weight for region in regions)
     return {

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxstyle import convolution, objective, optimizers
-from jaxstyle.line_search import Iterate
+from jaxstyle.losses import objective
+from jaxstyle.network import convolution
+from jaxstyle.optimizers import catalogue
+from jaxstyle.optimizers.base import Iterate
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -132,22 +134,22 @@ def program(
     """The training step for a form of the losses and an optimizer.
 
     The same arguments give the same functions, so that compiled programs are shared. For an optimizer in
-    `optimizers.ON_HOST` they are not traceable: only its evaluations are compiled.
+    `catalogue.ON_HOST` they are not traceable: only its evaluations are compiled.
 
     Args:
       form: the formulas of the losses.
-      name, static: see `optimizers.parse`.
+      name, static: see `catalogue.parse`.
       clip: whether every iterate is brought to [0, 255].
       keep: one of `KEEPERS`.
 
     Raises:
-      ValueError: `clip` for an optimizer in `optimizers.ON_HOST`, whose library would not know of it.
+      ValueError: `clip` for an optimizer in `catalogue.ON_HOST`, whose library would not know of it.
     """
-    if clip and name in optimizers.ON_HOST:
+    if clip and name in catalogue.ON_HOST:
         raise ValueError(f"{name} cannot clip its iterates")
-    build, keeper = optimizers.build(name, static), KEEPERS[keep]
+    build, keeper = catalogue.build(name, static), KEEPERS[keep]
     evaluate = functools.partial(objective.evaluate, form)
-    if name in optimizers.ON_HOST:
+    if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
     project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
 
@@ -212,7 +214,7 @@ def run(
     form: objective.Form,
     problem: objective.Problem,
     image: Image,
-    spec: optimizers.Spec,
+    spec: catalogue.Spec,
     steps: int,
 ) -> tuple[Image, Metrics]:
     """Runs an optimizer from a start image.
@@ -221,14 +223,14 @@ def run(
       form: the formulas of the losses.
       problem: see `objective.pose`.
       image: the start image, RGB in [0, 255].
-      spec: see `optimizers.parse`; not one that needs a random key.
+      spec: see `catalogue.parse`; not one that needs a random key.
       steps: iterations.
 
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
     init, step, _, _ = program(form, spec.name, spec.static)
-    if spec.name not in optimizers.ON_HOST:
+    if spec.name not in catalogue.ON_HOST:
         init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
     rows = [jax.device_get(metrics(state))]  # before the step is given the state's buffers

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxstyle import objective, vgg
+from jaxstyle.losses import objective, recipes
+from jaxstyle.network import vgg
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -49,9 +50,7 @@ def make_problem(random_network, content, style):
             vgg.prepare(random_network, "block3_conv1"),
             content,
             [objective.Style(style)],
-            objective.Weighting(
-                {"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, tv_weight
-            ),
+            recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, tv_weight),
         )
 
     return make

@@ -27,9 +27,10 @@ from absl import logging
 from forked import LIMIT, Outcome, call
 from PIL import Image
 
-from jaxstyle import pictures, vgg, weights
-from jaxstyle.checkpoints import Checkpoints
 from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
+from jaxstyle.network import vgg, weights
+from jaxstyle.runs.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 MEMORY = 2048  # MiB

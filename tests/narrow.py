@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import vgg, weights
+from jaxstyle.network import vgg, weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle.checkpoints import Checkpoints
+from jaxstyle.runs.checkpoints import Checkpoints
 
 ROWS = np.array([[0.0, np.nan], [1.0, 1 / 3]])
 

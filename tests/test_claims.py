@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import claims
-from experiments.claims import Curve
+from jaxstyle.lab import claims
+from jaxstyle.lab.claims import Curve
 
 STEPS = 200
 K = np.arange(STEPS + 1)

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from jaxstyle import color
+from jaxstyle.images import color
 
 
 def picture(seed, shape=(24, 30, 3)):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from jaxstyle import convolution, vgg, weights
+from jaxstyle.network import convolution, vgg, weights
 
 SIZES = [(1, 1), (1, 6), (3, 2), (4, 4), (5, 8), (17, 31)]
 

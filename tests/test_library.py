@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from jaxstyle import pictures
+from jaxstyle.images import pictures
 
 
 def test_the_readmes_six_lines_make_a_picture(tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle.line_search import Iterate, wolfe
-from jaxstyle.objective import Evaluation, Terms
+from jaxstyle.losses.objective import Evaluation, Terms
+from jaxstyle.optimizers.base import Iterate
+from jaxstyle.optimizers.line_search import wolfe
 
 FUNCTIONS = {
     "parabola": lambda x: jnp.sum((x - 3.0) ** 2),

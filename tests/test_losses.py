@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import losses
+from jaxstyle.losses import terms
 
 RNG = np.random.default_rng(0)
 F = RNG.normal(size=(5, 7, 4))
@@ -19,12 +19,12 @@ def gram(features):
 
 
 def test_gram_matrix_is_the_mean_product_of_channels():
-    np.testing.assert_allclose(losses.gram_matrix(jnp.float32(F)), gram(F), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(terms.gram_matrix(jnp.float32(F)), gram(F), rtol=1e-5, atol=1e-6)
 
 
 def test_gatys_content_is_equation_1():
     np.testing.assert_allclose(
-        losses.gatys_content(jnp.float32(F), jnp.float32(P)), 0.5 * np.sum((F - P) ** 2), rtol=1e-5
+        terms.gatys_content(jnp.float32(F), jnp.float32(P)), 0.5 * np.sum((F - P) ** 2), rtol=1e-5
     )
 
 
@@ -32,7 +32,7 @@ def test_gatys_style_is_equation_4_for_pictures_of_one_size():
     n, m = 4, 35
     sums, targets = gram(F) * m, gram(P) * m
     np.testing.assert_allclose(
-        losses.gatys_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
+        terms.gatys_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
         np.sum((sums - targets) ** 2) / (4 * n**2 * m**2),
         rtol=1e-5,
     )
@@ -41,19 +41,19 @@ def test_gatys_style_is_equation_4_for_pictures_of_one_size():
 def test_the_studys_losses_are_its_notebooks():
     size, n = F.size, 4
     np.testing.assert_allclose(
-        losses.ivanov2017_content(jnp.float32(F), jnp.float32(P)),
+        terms.ivanov2017_content(jnp.float32(F), jnp.float32(P)),
         np.sqrt(0.5 * np.sum((F - P) ** 2) / size),
         rtol=1e-5,
     )
     notebook_gram = lambda f: f.reshape(-1, n).T @ f.reshape(-1, n) / f.size  # noqa: E731
     np.testing.assert_allclose(
-        losses.ivanov2017_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
+        terms.ivanov2017_style(jnp.float32(gram(F)), jnp.float32(gram(P))),
         np.sqrt(np.sum(((notebook_gram(F) - notebook_gram(P)) / n**2) ** 2)),
         rtol=1e-5,
     )
 
 
-@pytest.mark.parametrize(("loss", "power"), [(losses.total_variation, 1), (losses.squared_variation, 2)])
+@pytest.mark.parametrize(("loss", "power"), [(terms.total_variation, 1), (terms.squared_variation, 2)])
 def test_variation_sums_over_both_directions(loss, power):
     expected = 0.0
     for i in range(6):
@@ -65,7 +65,7 @@ def test_variation_sums_over_both_directions(loss, power):
     np.testing.assert_allclose(loss(jnp.float32(IMAGE)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [losses.ivanov2017_content, losses.ivanov2017_style])
+@pytest.mark.parametrize("loss", [terms.ivanov2017_content, terms.ivanov2017_style])
 def test_roots_have_finite_gradients_where_the_loss_is_zero(loss):
     square = jnp.ones((4, 4))
     value, gradient = jax.value_and_grad(loss)(square, square)
@@ -77,5 +77,5 @@ def test_the_gradient_of_the_gram_matrix_is_that_of_its_formula():
     weights = jnp.float32(RNG.normal(size=(4, 4)))
     flat = lambda f: f.reshape(-1, 4)  # noqa: E731
     expected = jax.grad(lambda f: jnp.sum(weights * (flat(f).T @ flat(f)) / 35))(jnp.float32(F))
-    found = jax.grad(lambda f: jnp.sum(weights * losses.gram_matrix(f)))(jnp.float32(F))
+    found = jax.grad(lambda f: jnp.sum(weights * terms.gram_matrix(f)))(jnp.float32(F))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

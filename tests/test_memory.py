@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxstyle import memory
 from jaxstyle.errors import UserError
+from jaxstyle.runs import memory
 
 
 def test_what_a_program_requires_counts_arguments_results_and_what_it_holds_between():

@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import (
-    convolution,
-    objective,
-    optimizers,
-    pictures,
-    start,
-    style_losses,
-    training,
-    vgg,
-    weights,
-)
+from jaxstyle import training
+from jaxstyle.images import pictures, start
+from jaxstyle.losses import objective, recipes
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.network import convolution, vgg, weights
+from jaxstyle.optimizers import catalogue
 
 
 @pytest.mark.parametrize("name", objective.FORMS)
@@ -31,7 +26,7 @@ def test_gradients_agree_with_finite_differences_in_float64(name, random_network
             vgg.prepare(double, "block2_conv1", "direct"),
             np.float64(content[:12, :10]),
             [objective.Style(np.float64(style))],
-            objective.Weighting({"block1_conv2": 1.0}, {"block1_conv1": 1.0, "block2_conv1": 2.0}, 0.01),
+            recipes.Weighting({"block1_conv2": 1.0}, {"block1_conv1": 1.0, "block2_conv1": 2.0}, 0.01),
         )
         rng = np.random.default_rng(3)
         image = jnp.asarray(rng.uniform(0, 255, (12, 10, 3)))
@@ -72,7 +67,7 @@ def test_a_picture_has_no_style_loss_against_itself(random_network, content):
         vgg.prepare(random_network, "block3_conv1"),
         content,
         [objective.Style(content)],
-        objective.Weighting({"block2_conv1": 1.0}, {"block3_conv1": 1.0}, 0.0),
+        recipes.Weighting({"block2_conv1": 1.0}, {"block3_conv1": 1.0}, 0.0),
     )
     away = objective.evaluate(form, problem, jnp.asarray(content + 1)).total
     assert objective.evaluate(form, problem, jnp.asarray(content)).total < 1e-6 * away
@@ -80,7 +75,7 @@ def test_a_picture_has_no_style_loss_against_itself(random_network, content):
 
 def test_styles_are_blended_by_their_shares(random_network, content, style):
     network = vgg.prepare(random_network, "block1_conv1")
-    weighting = objective.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 1.0}, 0.0)
+    weighting = recipes.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 1.0}, 0.0)
 
     def target(*styles):
         (region,) = objective.pose(objective.GATYS, network, content, styles, weighting).regions
@@ -106,7 +101,7 @@ def study_problem(study):
         vgg.prepare(weights.load("vgg16-keras").network, "block5_conv1"),
         content,
         [objective.Style(style)],
-        objective.Weighting(
+        recipes.Weighting(
             {"block4_conv2": published["weights"]["content"]},
             {f"block{b}_conv1": published["weights"]["style"] for b in range(1, 6)},
             published["weights"]["tv"],
@@ -127,7 +122,7 @@ def test_the_studys_iteration_0_is_what_it_printed(study_problem):
 def test_the_studys_adadelta_was_tensorflows_gpu_kernel(study_problem):
     """Iteration 20 as printed: content 93 730, style 4.35895e6, TV 74 433, total 4.52711e6."""
     problem, image, _ = study_problem
-    spec = optimizers.parse("adadelta-tf1gpu", loss="ivanov2017")
+    spec = catalogue.parse("adadelta-tf1gpu", loss="ivanov2017")
     program = training.program(objective.IVANOV2017, spec.name, spec.static)
     state = jax.jit(program.init)(problem, image, jax.tree.map(jnp.float32, dict(spec.traced)))
     step = jax.jit(program.step, donate_argnums=1)
@@ -146,11 +141,11 @@ def half(shape, axis=1):
     return mask
 
 
-@pytest.mark.parametrize("name", style_losses.STYLE_LOSSES)
+@pytest.mark.parametrize("name", STYLE_LOSSES)
 def test_a_style_is_wanted_in_its_region_alone(name, random_network, content, style):
-    form = objective.GATYS._replace(style=style_losses.STYLE_LOSSES[name])
+    form = objective.GATYS._replace(style=STYLE_LOSSES[name])
     network = vgg.prepare(random_network, "block1_conv1")
-    weighting = objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    weighting = recipes.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
     styles = [objective.Style(style, 1.0, half(content.shape))]
     problem = objective.pose(form, network, content, styles, weighting)
     gradient = np.asarray(objective.evaluate(form, problem, jnp.asarray(content)).gradient)
@@ -162,7 +157,7 @@ def test_a_style_is_wanted_in_its_region_alone(name, random_network, content, st
 
 def test_masks_that_make_up_the_whole_weigh_as_much_as_none(random_network, content, style):
     network = vgg.prepare(random_network, "block1_conv1")
-    weighting = objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    weighting = recipes.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
     left = half(content.shape)
     styles = [objective.Style(style, 1.0, mask) for mask in (left, 1 - left)]
     regions = objective.pose(objective.GATYS, network, content, styles, weighting).regions
@@ -170,7 +165,7 @@ def test_masks_that_make_up_the_whole_weigh_as_much_as_none(random_network, cont
 
 
 def test_a_masked_style_picture_gives_the_style_of_the_part_that_is_not_masked(random_network, style):
-    form, weighting = objective.GATYS, objective.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
+    form, weighting = objective.GATYS, recipes.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
     network = vgg.prepare(random_network, "block1_conv1", padding="edge")
     doubled = np.concatenate([style, 255 - style], 1)
     whole, part = (
@@ -182,7 +177,7 @@ def test_a_masked_style_picture_gives_the_style_of_the_part_that_is_not_masked(r
 
 def test_the_content_counts_where_its_mask_says(random_network, content, style):
     network = vgg.prepare(random_network, "block2_conv1")
-    weighting = objective.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)
+    weighting = recipes.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)
     posed = [
         objective.pose(objective.GATYS, network, content, [objective.Style(style)], weighting, mask)
         for mask in (None, np.ones(content.shape[:2], np.float32), half(content.shape))

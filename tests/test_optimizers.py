@@ -9,10 +9,12 @@ import optax
 import pytest
 import scipy.optimize
 
-from jaxstyle import objective, optimizers, training
+from jaxstyle import training
 from jaxstyle.errors import UserError
-from jaxstyle.line_search import Iterate
-from jaxstyle.objective import Evaluation, Terms
+from jaxstyle.losses import objective
+from jaxstyle.losses.objective import Evaluation, Terms
+from jaxstyle.optimizers import catalogue
+from jaxstyle.optimizers.base import Iterate
 
 SCALES = jnp.asarray(np.geomspace(1, 30, 24).reshape(4, 2, 3), jnp.float32)
 GOAL = jnp.asarray(np.random.default_rng(0).uniform(50, 200, (4, 2, 3)), jnp.float32)
@@ -40,13 +42,13 @@ def visiting(evaluate):
 
 def minimise(text, evaluate, image, steps, loss="gatys"):
     """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
-    spec = optimizers.parse(text, loss)
-    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    spec = catalogue.parse(text, loss)
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
     calls = []
     evaluate = jax.jit(evaluate)
 
     def counted(image):
-        if spec.name in optimizers.ON_HOST:
+        if spec.name in catalogue.ON_HOST:
             calls.append(1)
         else:
             jax.debug.callback(lambda: calls.append(1))
@@ -55,7 +57,7 @@ def minimise(text, evaluate, image, steps, loss="gatys"):
     iterate = Iterate(image, evaluate(image))
     state = optimizer.init(iterate)
     step = lambda iterate, state: optimizer.step(counted, iterate, state)  # noqa: E731
-    if spec.name not in optimizers.ON_HOST:
+    if spec.name not in catalogue.ON_HOST:
         step = jax.jit(step)
     totals, evaluations = [float(iterate.evaluation.total)], 0
     for _ in range(steps):
@@ -73,8 +75,8 @@ def minimise(text, evaluate, image, steps, loss="gatys"):
 #: A learning rate that suits the quadratic, for the optimizers that have one.
 RATES = {
     name: 1.0
-    for name in optimizers.NAMES
-    if "learning_rate" in optimizers._settable(name)  # the table must not miss a new one
+    for name in catalogue.NAMES
+    if "learning_rate" in catalogue._settable(name)  # the table must not miss a new one
 } | {
     "gd": 0.02, "momentum": 0.005, "sgd": 0.02, "adafactor": 0.1, "adadelta": 300.0,
     "adadelta-tf1gpu": 0.01, "adagrad": 20.0, "adamax": 5.0, "fromage": 0.03, "lamb": 0.05,
@@ -82,13 +84,13 @@ RATES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", optimizers.NAMES)
+@pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_optimizer_descends_on_a_quadratic(name):
     text = f"{name}:learning_rate={RATES[name]}" if name in RATES else name
     if name == "noisy_sgd":
-        spec = optimizers.parse(text)
+        spec = catalogue.parse(text)
         assert spec.needs_key
-        build = lambda key: optimizers.build(name, spec.static)(**spec.traced, key=key)  # noqa: E731
+        build = lambda key: catalogue.build(name, spec.static)(**spec.traced, key=key)  # noqa: E731
         iterate = Iterate(START, quadratic(START))
         optimizer = build(jax.random.key(0))
         state = optimizer.init(iterate)
@@ -119,8 +121,8 @@ def test_quasi_newton_methods_say_that_they_converged_and_stay_there(name):
 
 def test_lbfgs_directions_are_the_textbooks():
     """The first steps against BFGS's dense inverse update started from γI (Nocedal and Wright, 6.17)."""
-    spec = optimizers.parse("lbfgs")
-    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    spec = catalogue.parse("lbfgs")
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
     iterate = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
     state = optimizer.init(iterate)
     pairs = []
@@ -160,8 +162,8 @@ def test_scipy_lbfgs_walks_where_scipy_does():
         callback=lambda x: walked.append(np.float32(x)),
         options={"maxiter": 15, "maxcor": 10, "ftol": 0, "gtol": 0},
     )  # fmt: skip
-    spec = optimizers.parse("scipy-lbfgs")
-    optimizer = optimizers.build(spec.name, spec.static)()
+    spec = catalogue.parse("scipy-lbfgs")
+    optimizer = catalogue.build(spec.name, spec.static)()
     iterate = Iterate(image, evaluate(image))
     state = optimizer.init(iterate)
     for expected in walked:
@@ -200,9 +202,9 @@ def tensorflow_1_0(name, g, rate):
 
 @pytest.mark.parametrize("name", ["gd", "adadelta", "adadelta-tf1gpu", "adagrad", "adam", "rmsprop"])
 def test_with_the_studys_loss_the_defaults_are_tensorflow_1_0s(name):
-    spec = optimizers.parse(name, loss="ivanov2017")
+    spec = catalogue.parse(name, loss="ivanov2017")
     assert spec.traced["learning_rate"] == 10
-    transformation = optimizers._FACTORIES[name](**spec.traced, **dict(spec.static))
+    transformation = catalogue._FACTORIES[name](**spec.traced, **dict(spec.static))
     gradients = np.random.default_rng(4).normal(0, 30, (6, 4, 2, 3))
     state = transformation.init(jnp.zeros((4, 2, 3)))
     for gradient, expected in zip(gradients, tensorflow_1_0(name, gradients, 10.0), strict=True):
@@ -213,20 +215,20 @@ def test_with_the_studys_loss_the_defaults_are_tensorflow_1_0s(name):
 @pytest.mark.parametrize("name", ["adam", "lbfgs", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"])
 @pytest.mark.parametrize("form", objective.FORMS)
 def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, content):
-    form, spec = objective.FORMS[form], optimizers.parse(name)
+    form, spec = objective.FORMS[form], catalogue.parse(name)
     program = training.program(form, spec.name, spec.static)
     problem = make_problem(form)
     state = program.init(problem, jnp.asarray(content), jax.tree.map(jnp.float32, dict(spec.traced)))
     start = state.iterate.evaluation.total
-    step = program.step if spec.name in optimizers.ON_HOST else jax.jit(program.step)
+    step = program.step if spec.name in catalogue.ON_HOST else jax.jit(program.step)
     for _ in range(15):
         state, _ = step(problem, state)
     assert state.iterate.evaluation.total < 0.5 * start
 
 
 def test_an_optax_alias_is_optaxs_own_step():
-    spec = optimizers.parse("lion:learning_rate=0.5,b1=0.8")
-    ours = optimizers.build(spec.name, spec.static)(**spec.traced)
+    spec = catalogue.parse("lion:learning_rate=0.5,b1=0.8")
+    ours = catalogue.build(spec.name, spec.static)(**spec.traced)
     theirs = optax.lion(0.5, b1=0.8)
     iterate = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
     state = ours.init(iterate)
@@ -259,7 +261,7 @@ def test_an_optax_alias_is_optaxs_own_step():
 )
 def test_a_specification_that_cannot_be_used_is_refused_in_one_line(text, words):
     with pytest.raises(UserError, match=words) as refusal:
-        optimizers.parse(text)
+        catalogue.parse(text)
     assert "--optimizer=" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -267,8 +269,8 @@ def test_a_specification_that_cannot_be_used_is_refused_in_one_line(text, words)
 @pytest.mark.parametrize("text", ["adam:learning_rate=3", "lbfgs", "optax-lbfgs", "nonlinear-cg"])
 def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
     """Of a quadratic whose minimum, for each pixel on its own, is partly out of range."""
-    spec = optimizers.parse(text)
-    optimizer = optimizers.build(spec.name, spec.static)(**spec.traced)
+    spec = catalogue.parse(text)
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
     low, high = jnp.quantile(GOAL, 0.3), jnp.quantile(GOAL, 0.7)
 
     def visit(image):

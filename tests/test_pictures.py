@@ -16,8 +16,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from jaxstyle import pictures, samples
 from jaxstyle.errors import UserError
+from jaxstyle.images import pictures, samples
 
 NATIVE = (32, 24)  # width, height of the pictures made here
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from experiments import measure
-from jaxstyle import color, pictures, quality, vgg, weights
+from jaxstyle import quality
 from jaxstyle.errors import UserError
-from jaxstyle.objective import Style
+from jaxstyle.images import color, pictures
+from jaxstyle.losses.objective import Style
+from jaxstyle.network import vgg, weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 

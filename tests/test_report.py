@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import figures, records, report, run
+from jaxstyle.lab import figures, records, report
+from jaxstyle.runs import journal
 
 NASTY = "</script><script>alert('\"')</script>\n$x_{<b>&Ω猫\udcff.png"
 
@@ -66,8 +67,10 @@ def arms():
 def test_a_run_is_read_as_it_was_recorded(tmp_path):
     assert records.read_arm(tmp_path / "absent", "adam") is None
     arm = make_arm("adam")
-    run.write_metrics(tmp_path / "metrics.csv", arm.rows)
-    run.write_manifest(tmp_path, {"pictures": {"/x/a.jpg": {}, "b.jpg": {}}, "seed": 3, "status": "finished"})
+    journal.write_metrics(tmp_path / "metrics.csv", arm.rows)
+    journal.write_manifest(
+        tmp_path, {"pictures": {"/x/a.jpg": {}, "b.jpg": {}}, "seed": 3, "status": "finished"}
+    )
     (tmp_path / "image.png").write_bytes(arm.image)
     found = records.read_arm(tmp_path, "adam")
     assert (found.pair, found.seed, found.status) == ("a.jpg + b.jpg", 3, "finished")

@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 from kill import leftovers, results
 
-from jaxstyle import files, optimizers, pictures, run, training, vgg
-from jaxstyle.checkpoints import Checkpoints
+from jaxstyle import files, training
 from jaxstyle.errors import UserError
-from jaxstyle.objective import GATYS, Style, Weighting, pose
+from jaxstyle.images import pictures
+from jaxstyle.losses.objective import GATYS, Style, pose
+from jaxstyle.losses.recipes import Weighting
+from jaxstyle.network import vgg
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import journal, loop, workdir
+from jaxstyle.runs.checkpoints import Checkpoints
 
 STEPS = 3
 
@@ -27,10 +32,10 @@ STEPS = 3
 def program(make_problem, content):
     """Starts the small problem, and goes on from a state of it, with Adam."""
     problem = make_problem(GATYS)
-    init, step = map(jax.jit, training.program(GATYS, "adam", optimizers.parse("adam").static)[:2])
+    init, step = map(jax.jit, training.program(GATYS, "adam", catalogue.parse("adam").static)[:2])
 
     def start(learning_rate=1.0):
-        values = {**optimizers.parse("adam").traced, "learning_rate": learning_rate}
+        values = {**catalogue.parse("adam").traced, "learning_rate": learning_rate}
         return init(problem, jnp.array(content), {key: jnp.float32(value) for key, value in values.items()})
 
     return start, functools.partial(step, problem)
@@ -43,16 +48,16 @@ def execute(program):
     structure = jax.eval_shape(start)
 
     def execute(directory, *, start=start, advance=advance, report=lambda row: None, seconds=0.0):
-        with run.claimed(directory):
-            if run.begin(directory, "--steps=3\n", overwrite=False) in ("finished", "diverged"):
+        with workdir.claimed(directory):
+            if workdir.begin(directory, "--steps=3\n", overwrite=False) in ("finished", "diverged"):
                 return None
-            return run.execute(
+            return loop.execute(
                 directory,
                 {"seed": 0},
                 [
-                    run.Stage(
+                    loop.Stage(
                         STEPS,
-                        lambda: run.Programs(
+                        lambda: loop.Programs(
                             lambda _: start(), structure, advance, lambda state: state.iterate.image
                         ),
                     )
@@ -147,13 +152,13 @@ def test_a_signal_finishes_the_step_and_keeps_it(tmp_path, execute, expected, nu
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(run.Interrupted, match=signal.Signals(number).name) as caught:
+    with pytest.raises(loop.Interrupted, match=signal.Signals(number).name) as caught:
         execute(tmp_path, report=report, seconds=1e9)
     assert caught.value.exit_status == 128 + number
     assert signal.getsignal(number) is before
     if at < STEPS:
         assert status(tmp_path) == "interrupted"
-        assert len(run.read_metrics(tmp_path / "metrics.csv")) == at + 1
+        assert len(journal.read_metrics(tmp_path / "metrics.csv")) == at + 1
         seen = []
         execute(tmp_path, report=lambda row: seen.append(int(row[0])))
         assert seen == list(range(at + 1, STEPS + 1))
@@ -166,7 +171,7 @@ def test_the_second_signal_is_no_longer_held_back():
         signal.SIGINT, signal.default_int_handler
     )  # which a shell's background job has not
     try:
-        with run.interruptible() as signals:
+        with loop.interruptible() as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals == [signal.SIGINT]
             with pytest.raises(KeyboardInterrupt):
@@ -180,11 +185,11 @@ def test_the_clock_and_the_rows_go_on(tmp_path, execute):
         if row[0] == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(run.Interrupted):
+    with pytest.raises(loop.Interrupted):
         execute(tmp_path, report=report)
-    first = run.read_metrics(tmp_path / "metrics.csv")
+    first = journal.read_metrics(tmp_path / "metrics.csv")
     execute(tmp_path)
-    rows = run.read_metrics(tmp_path / "metrics.csv")
+    rows = journal.read_metrics(tmp_path / "metrics.csv")
     np.testing.assert_array_equal(rows[:3], first)
     assert (np.diff(rows[:, 2]) > 0).all()
 
@@ -194,7 +199,7 @@ def test_a_damaged_checkpoint_costs_its_steps_and_no_more(tmp_path, execute, exp
         if row[0] == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(run.Interrupted):
+    with pytest.raises(loop.Interrupted):
         execute(tmp_path, report=report)
     (tmp_path / "checkpoints" / "2" / "sha256").unlink()
     seen = []
@@ -211,7 +216,7 @@ def test_a_damaged_checkpoint_costs_its_steps_and_no_more(tmp_path, execute, exp
 def execute_in_stages(program, random_network, style):
     """Runs two stages of two steps each, the second at a larger size."""
     start, advance = program
-    spec = optimizers.parse("adam")
+    spec = catalogue.parse("adam")
     grow = training.program(GATYS, spec.name, spec.static).grow
     weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
     network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
@@ -224,12 +229,14 @@ def execute_in_stages(program, random_network, style):
 
     def execute(directory, report=lambda row: None, watch=lambda step, image: None):
         stages = [
-            run.Stage(2, lambda: run.Programs(lambda _: start(), jax.eval_shape(start), advance, image)),
-            run.Stage(4, lambda: run.Programs(second, jax.eval_shape(lambda: second(start())), step, image)),
+            loop.Stage(2, lambda: loop.Programs(lambda _: start(), jax.eval_shape(start), advance, image)),
+            loop.Stage(
+                4, lambda: loop.Programs(second, jax.eval_shape(lambda: second(start())), step, image)
+            ),
         ]
-        with run.claimed(directory):
-            run.begin(directory, "--scales=2\n", overwrite=False)
-            return run.execute(
+        with workdir.claimed(directory):
+            workdir.begin(directory, "--scales=2\n", overwrite=False)
+            return loop.execute(
                 directory,
                 {},
                 stages,
@@ -259,7 +266,7 @@ def test_a_run_in_stages_goes_on_where_it_stopped(tmp_path, execute_in_stages, a
         if row[0] == at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(run.Interrupted):
+    with pytest.raises(loop.Interrupted):
         execute_in_stages(tmp_path / "stopped", report=report)
     execute_in_stages(tmp_path / "stopped")
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
@@ -282,7 +289,7 @@ def test_divergence_keeps_the_finite_rows_and_the_last_finite_picture(tmp_path, 
     assert result.rows[:, 0].tolist() == list(range(last + 1))
     assert np.isfinite(result.rows).all()
     assert np.isfinite(result.image).all()
-    written = np.float32(run.read_metrics(tmp_path / "metrics.csv"))
+    written = np.float32(journal.read_metrics(tmp_path / "metrics.csv"))
     np.testing.assert_array_equal(written[:, 3:], np.float32(result.rows[:, 3:]))
     state = start()
     for _ in range(last):
@@ -306,8 +313,8 @@ def test_a_start_without_a_finite_loss_has_diverged(tmp_path, program, execute):
 
 def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
     code = (
-        "import pathlib, sys; from jaxstyle import run\n"
-        f"with run.claimed(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from jaxstyle.runs import workdir\n"
+        f"with workdir.claimed(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -319,43 +326,44 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
         holder.stdout.readline()
         with (
             pytest.raises(UserError, match=f"process {holder.pid} on .* is writing there"),
-            run.claimed(tmp_path),
+            workdir.claimed(tmp_path),
         ):
             pass
         holder.kill()
-    with run.claimed(tmp_path):
+    with workdir.claimed(tmp_path):
         assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
 
 
 @pytest.mark.parametrize("path", ["file", "file/under", "long" * 100, "nul\0"])
 def test_where_nothing_can_be_written_is_told(tmp_path, path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write there"), run.claimed(tmp_path / path):
+    with pytest.raises(UserError, match="cannot write there"), workdir.claimed(tmp_path / path):
         pass
 
 
 def test_other_flags_are_named_and_need_to_overwrite(tmp_path):
-    assert run.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "new"
-    assert run.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "unfinished"
+    assert workdir.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "new"
+    assert workdir.begin(tmp_path, "--a=1\n--nob\n--c=2\n", overwrite=False) == "unfinished"
     with pytest.raises(UserError, match=r"they differ in a, b\)"):
-        run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False)
-    assert run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=True) == "new"
-    assert run.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False) == "unfinished"
+        workdir.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False)
+    assert workdir.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=True) == "new"
+    assert workdir.begin(tmp_path, "--a=2\n--b\n--c=2\n", overwrite=False) == "unfinished"
 
 
 def test_the_order_of_a_repeated_flag_counts(tmp_path):
-    run.begin(tmp_path, "--style=a\n--style=b\n", overwrite=False)
+    workdir.begin(tmp_path, "--style=a\n--style=b\n", overwrite=False)
     with pytest.raises(UserError, match=r"they differ in style\)"):
-        run.begin(tmp_path, "--style=b\n--style=a\n", overwrite=False)
+        workdir.begin(tmp_path, "--style=b\n--style=a\n", overwrite=False)
 
 
 def test_flags_that_may_change_are_recorded_anew_and_not_named_with_others(tmp_path):
-    run.begin(tmp_path, "--a=1\n--b=1\n--b=2\n", overwrite=False)
+    workdir.begin(tmp_path, "--a=1\n--b=1\n--b=2\n", overwrite=False)
     with pytest.raises(UserError, match=r"they differ in a\)"):
-        run.begin(tmp_path, "--a=2\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c"))
+        workdir.begin(tmp_path, "--a=2\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c"))
     assert (tmp_path / "run.flags").read_text() == "--a=1\n--b=1\n--b=2\n"
     assert (
-        run.begin(tmp_path, "--a=1\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c")) == "unfinished"
+        workdir.begin(tmp_path, "--a=1\n--b=3\n--c=4\n", overwrite=False, changeable=("b", "c"))
+        == "unfinished"
     )
     assert (tmp_path / "run.flags").read_text() == "--a=1\n--b=3\n--c=4\n"
 
@@ -363,7 +371,7 @@ def test_flags_that_may_change_are_recorded_anew_and_not_named_with_others(tmp_p
 def test_a_record_that_is_no_text_is_of_other_flags(tmp_path):
     (tmp_path / "run.flags").write_bytes(b"\xff\0")
     with pytest.raises(UserError, match="other flags"):
-        run.begin(tmp_path, "--a=1\n", overwrite=False)
+        workdir.begin(tmp_path, "--a=1\n", overwrite=False)
 
 
 def test_a_death_while_overwriting_leaves_nothing_that_passes_for_the_new_run(tmp_path, reaper):
@@ -371,13 +379,13 @@ def test_a_death_while_overwriting_leaves_nothing_that_passes_for_the_new_run(tm
     while True:
         directory = tmp_path / f"{deaths}"
         directory.mkdir()
-        run.begin(directory, "--old\n", overwrite=False)
+        workdir.begin(directory, "--old\n", overwrite=False)
         Checkpoints(directory).save(1, {"image": np.ones(3)}, np.zeros((2, 7)))
         for name in ("manifest.json", "metrics.csv", "image.png"):
             (directory / name).write_text("old")
         reaper.folder, reaper.left = str(directory), deaths
         try:
-            run.begin(directory, "--new\n", overwrite=True)
+            workdir.begin(directory, "--new\n", overwrite=True)
         except Killed:
             reaper.folder = None
         else:
@@ -387,28 +395,28 @@ def test_a_death_while_overwriting_leaves_nothing_that_passes_for_the_new_run(tm
         record = directory / "run.flags"
         if record.exists() and record.read_text() == "--old\n":
             with pytest.raises(UserError, match="other flags"):
-                run.begin(directory, "--new\n", overwrite=False)
-        assert run.begin(directory, "--new\n", overwrite=True) == "new"
+                workdir.begin(directory, "--new\n", overwrite=False)
+        assert workdir.begin(directory, "--new\n", overwrite=True) == "new"
         assert [path.name for path in directory.iterdir()] == ["run.flags"]
         deaths += 1
     assert deaths >= 6
 
 
-@pytest.mark.parametrize("name", run.FILES)
+@pytest.mark.parametrize("name", workdir.FILES)
 def test_what_is_of_no_run_is_not_touched(tmp_path, name):
     (tmp_path / name).write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(UserError, match=f"holds '{name}', which is of no run"):
-            run.begin(tmp_path, "--a=1\n", overwrite=overwrite)
+            workdir.begin(tmp_path, "--a=1\n", overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": 1}', "[" * 100_000, '{"status": "finished"}'])
 def test_a_manifest_that_does_not_say_that_the_run_ended_means_that_it_did_not(tmp_path, text):
-    run.begin(tmp_path, "--a=1\n", overwrite=False)
+    workdir.begin(tmp_path, "--a=1\n", overwrite=False)
     (tmp_path / "manifest.json").write_text(text)
-    assert run.begin(tmp_path, "--a=1\n", overwrite=False) == "unfinished"
+    assert workdir.begin(tmp_path, "--a=1\n", overwrite=False) == "unfinished"
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -417,8 +425,10 @@ def test_a_manifest_that_does_not_say_that_the_run_ended_means_that_it_did_not(t
 def test_rows_come_back_from_their_table_to_the_bit(tmp_path):
     losses = np.random.default_rng(0).lognormal(0, 40, (9, 4)).astype(np.float32)
     rows = np.column_stack([np.arange(9), np.arange(9) + 1, np.arange(9) / 8, losses])
-    run.write_metrics(tmp_path / "metrics.csv", rows)
-    np.testing.assert_array_equal(np.float32(run.read_metrics(tmp_path / "metrics.csv")), np.float32(rows))
+    journal.write_metrics(tmp_path / "metrics.csv", rows)
+    np.testing.assert_array_equal(
+        np.float32(journal.read_metrics(tmp_path / "metrics.csv")), np.float32(rows)
+    )
     assert (
         (tmp_path / "metrics.csv").read_text().startswith("step,evaluations,seconds,total,content,style,tv\n")
     )
@@ -457,13 +467,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypat
 
 def test_a_manifest_holds_any_file_name(tmp_path):
     name = os.fsdecode(b"\xff\n\"<script>'") + "é☃"
-    run.write_manifest(tmp_path, {"pictures": {name: 1}})
-    assert run.read_manifest(tmp_path) == {"pictures": {name: 1}}
+    journal.write_manifest(tmp_path, {"pictures": {name: 1}})
+    assert journal.read_manifest(tmp_path) == {"pictures": {name: 1}}
     assert "é☃" in (tmp_path / "manifest.json").read_text(encoding="utf-8")
 
 
 def test_the_environment_tells_what_decides_the_bits():
-    found = run.environment()
+    found = journal.environment()
     assert {"jax", "jaxlib", "flax", "optax", "jaxopt", "python"} <= set(found["versions"])
     assert found["backend"] == "cpu"
     assert len(found["code_sha256"]) == 64

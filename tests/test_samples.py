@@ -9,7 +9,7 @@ from skimage.feature import canny
 from skimage.transform import probabilistic_hough_line
 
 from jaxstyle.errors import UserError
-from jaxstyle.samples import STYLES, Plan, draw, follow, look_up, ramp, scatter
+from jaxstyle.images.samples import STYLES, Plan, draw, follow, look_up, ramp, scatter
 
 SIZE = (384, 512)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import start
+from jaxstyle.images import start
 
 CONTENT = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (64, 48, 3)), jnp.float32)
 STYLES = [jnp.full((20, 30, 3), 200.0), jnp.full((20, 30, 3), 100.0)]

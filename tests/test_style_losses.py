@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxstyle import style_losses
+from jaxstyle.losses import base, mrf, sliced, wasserstein
+from jaxstyle.losses.style import STYLE_LOSSES
 
 #: Compiled, for the tests' time.
 STYLE_LOSSES = {
-    name: style_losses.StyleLoss(jax.jit(summarize), blend, jax.jit(loss))
-    for name, (summarize, blend, loss) in style_losses.STYLE_LOSSES.items()
+    name: base.StyleLoss(jax.jit(summarize), blend, jax.jit(loss))
+    for name, (summarize, blend, loss) in STYLE_LOSSES.items()
 }
 
 RNG = np.random.default_rng(0)
@@ -141,14 +142,14 @@ def test_slices_are_as_many_unit_vectors_as_channels_and_depend_on_the_key_alone
 
 
 def test_large_styles_keep_a_bounded_number_of_quantiles_and_patches(monkeypatch):
-    monkeypatch.setattr(style_losses, "MAX_QUANTILES", 10)
-    monkeypatch.setattr(style_losses, "MAX_PATCHES", 10)
-    sliced = style_losses.slices(jnp.float32(IMAGE), None, KEY)
-    ordered = np.sort(sliced.directions @ np.float32(IMAGE).reshape(-1, CHANNELS).T)
-    np.testing.assert_allclose(sliced.quantiles, ordered[:, 1::3], rtol=1e-5)
-    guided = style_losses.slices(jnp.float32(IMAGE), jnp.ones((5, 6)), KEY)
+    monkeypatch.setattr(sliced, "MAX_QUANTILES", 10)
+    monkeypatch.setattr(mrf, "MAX_PATCHES", 10)
+    found = sliced.slices(jnp.float32(IMAGE), None, KEY)
+    ordered = np.sort(found.directions @ np.float32(IMAGE).reshape(-1, CHANNELS).T)
+    np.testing.assert_allclose(found.quantiles, ordered[:, 1::3], rtol=1e-5)
+    guided = sliced.slices(jnp.float32(IMAGE), jnp.ones((5, 6)), KEY)
     np.testing.assert_allclose(guided.quantiles, sliced.quantiles, rtol=1e-5)
-    kept = style_losses.patches(jnp.float32(IMAGE), None, KEY).patches
+    kept = mrf.patches(jnp.float32(IMAGE), None, KEY).patches
     np.testing.assert_array_equal(kept[4], np.float32(IMAGE)[::2, ::2].reshape(-1, CHANNELS))
 
 
@@ -174,11 +175,11 @@ def test_the_bures_distance_has_the_gradient_of_finite_differences_for_both_cova
     way = RNG.normal(size=(3, 3)) * 1e-6
     way += way.T
     with jax.enable_x64(True):
-        gradient = jax.grad(style_losses.squared_bures, of)(*map(jnp.asarray, covariances))
+        gradient = jax.grad(wasserstein.squared_bures, of)(*map(jnp.asarray, covariances))
         ends = []
         for sign in (1, -1):
             moved = [c + sign * way if i == of else c for i, c in enumerate(covariances)]
-            ends.append(style_losses.squared_bures(*map(jnp.asarray, moved)))
+            ends.append(wasserstein.squared_bures(*map(jnp.asarray, moved)))
         np.testing.assert_allclose(2 * np.sum(gradient * way), ends[0] - ends[1], rtol=1e-6)
 
 
@@ -187,9 +188,9 @@ def test_the_orthogonal_factor_is_that_of_the_singular_value_decomposition(small
     left, right = (np.linalg.qr(RNG.normal(size=(20, 20)))[0] for _ in range(2))
     matrix = left * np.geomspace(smallest, 1, 20) @ right
     with jax.enable_x64(True):
-        found = style_losses.orthogonal_factor(jnp.asarray(matrix), min(smallest, 0.9))
+        found = wasserstein.orthogonal_factor(jnp.asarray(matrix), min(smallest, 0.9))
         np.testing.assert_allclose(found, left @ right, atol=1e-8)
-    single = style_losses.orthogonal_factor(jnp.float32(matrix), min(smallest, 0.9))
+    single = wasserstein.orthogonal_factor(jnp.float32(matrix), min(smallest, 0.9))
     np.testing.assert_allclose(single.T @ single, np.eye(20), atol=1e-5)
 
 
@@ -286,7 +287,7 @@ def test_slices_of_pictures_of_two_sizes_blend_at_the_levels_of_the_larger():
         0.5 * np.interp(levels, (np.arange(28) + 0.5) / 28, a) + 0.5 * b
         for a, b in zip(few.quantiles, many.quantiles, strict=True)
     ]
-    blended = style_losses.blend_slices([(few, 0.5), (many, 0.5)])
+    blended = sliced.blend_slices([(few, 0.5), (many, 0.5)])
     np.testing.assert_allclose(blended.quantiles, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(blended.directions, few.directions)
 
@@ -303,7 +304,7 @@ def test_patches_outside_the_styles_guide_are_not_matched():
     loss = STYLE_LOSSES["mrf"]
     target = loss.summarize(jnp.float32(SAME_SIZE), jnp.asarray(guide), KEY)
     np.testing.assert_array_equal(target.used, guide.ravel() > 0.5)
-    inside = style_losses.Patches(target.patches[:, target.used], target.used[target.used])
+    inside = mrf.Patches(target.patches[:, target.used], target.used[target.used])
     np.testing.assert_allclose(
         loss.loss(jnp.float32(IMAGE), None, target), loss.loss(jnp.float32(IMAGE), None, inside), rtol=1e-6
     )

@@ -10,7 +10,7 @@ import pytest
 from narrow import command
 from PIL import Image
 
-from jaxstyle import records
+from jaxstyle.lab import records
 
 
 @pytest.fixture(scope="module")

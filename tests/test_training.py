@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle import objective, optimizers, training, vgg
+from jaxstyle import training
+from jaxstyle.losses import objective, recipes
+from jaxstyle.network import vgg
+from jaxstyle.optimizers import catalogue
 
 
 def arrays(spec):
@@ -15,7 +18,7 @@ def arrays(spec):
 @pytest.mark.parametrize("name", ["adam", "lbfgs", "scipy-lbfgs"])
 def test_each_row_is_the_loss_at_its_iterate(name, make_problem, content):
     form, problem = objective.GATYS, make_problem(objective.GATYS)
-    spec = optimizers.parse(name)
+    spec = catalogue.parse(name)
     program = training.program(form, spec.name, spec.static)
     state = program.init(problem, jnp.asarray(content), arrays(spec))
     metrics = training.metrics(state)
@@ -31,7 +34,7 @@ def test_each_row_is_the_loss_at_its_iterate(name, make_problem, content):
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
 def test_vmapped_hyperparameters_give_what_single_ones_give(name, make_problem, content):
     form, problem = objective.GATYS, make_problem(objective.GATYS)
-    spec = optimizers.parse(name)
+    spec = catalogue.parse(name)
     swept = {"adam": "learning_rate", "lbfgs": "curvature"}[name]
     values = jnp.float32([0.5, 0.9]) if name == "lbfgs" else jnp.float32([1.0, 10.0])
     program = training.program(form, spec.name, spec.static)
@@ -85,7 +88,7 @@ def test_the_same_arguments_share_one_program():
 
 def run(make_problem, content, name, steps, **options):
     """The states of a run, that of the start first, and its program."""
-    problem, spec = make_problem(objective.GATYS), optimizers.parse(name)
+    problem, spec = make_problem(objective.GATYS), catalogue.parse(name)
     program = training.program(objective.GATYS, spec.name, spec.static, **options)
     states = [program.init(problem, jnp.asarray(content), arrays(spec))]
     step = jax.jit(program.step)
@@ -130,7 +133,7 @@ def test_the_last_the_best_and_the_average_iterate_can_be_kept(make_problem, con
 def test_a_state_grows_to_another_size(name, make_problem, content, random_network, style):
     states, program = run(make_problem, content, name, 3)
     large = np.asarray(jax.image.resize(content, (56, 50, 3), "cubic"))
-    weighting = objective.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
+    weighting = recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
     network = vgg.prepare(random_network, "block3_conv1")
     problem = objective.pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
     grown = program.grow((56, 50, 3), problem, states[-1])

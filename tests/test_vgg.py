@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxstyle import vgg
+from jaxstyle.network import vgg
 
 POOLING = {
     "max": lambda windows: windows.max((1, 3)),

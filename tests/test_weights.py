@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxstyle import vgg, weights
 from jaxstyle.errors import UserError
+from jaxstyle.network import vgg, weights
 
 # From torchvision's printed models (`features` of vgg16 and vgg19), not from the code under test.
 TORCHVISION = {

@@ -32,8 +32,8 @@ import safetensors
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle import vgg
 from jaxstyle.errors import UserError
+from jaxstyle.network import vgg
 
 MAX_BYTES = 2**31  # of a file; a VGG19 with its classifier in float64 has 1.15e9
 MAX_HEADER = 2**20  # bytes of a safetensors header; that of a VGG19 has some 5000

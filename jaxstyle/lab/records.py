@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxstyle import run
+from jaxstyle.runs import journal
 
 
 class Arm(NamedTuple):
@@ -29,7 +29,7 @@ class Arm(NamedTuple):
 
 
 def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
-    """The run in a directory, or None if it has recorded no row yet or is damaged; `rows` are of `run.COLUMNS`."""
+    """The run in a directory, or None if it has recorded no row or is damaged; `rows` are of `journal.COLUMNS`."""
     picture = directory / "image.png"
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
             manifest["seed"],
             status,
             manifest,
-            run.read_metrics(directory / "metrics.csv"),
+            journal.read_metrics(directory / "metrics.csv"),
             picture.read_bytes() if ended else None,
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -75,7 +75,7 @@ def summary_rows(arms: Iterable[Arm]) -> list[dict[str, Any]]:
     for arm in arms:
         step, evaluations, seconds, *final = arm.rows[-1]
         best = arm.rows[np.argmin(arm.rows[:, 3])]
-        names = run.COLUMNS[3:]
+        names = journal.COLUMNS[3:]
         table.append(
             {"label": arm.name, "pair": arm.pair, "seed": arm.seed, "status": arm.status}
             | {"steps": int(step), "evaluations": int(evaluations), "seconds": round(float(seconds), 6)}
@@ -103,7 +103,7 @@ def summary(arms: Iterable[Arm]) -> str:
     return text.getvalue()
 
 
-#: Of what a budget is, by the names of `run.COLUMNS`.
+#: Of what a budget is, by the names of `journal.COLUMNS`.
 BUDGETS = {"evaluations": (50, 100, 500, 1000), "seconds": (10, 30, 100, 300)}
 
 
@@ -115,7 +115,7 @@ def loss_within(arm: Arm, clock: str, budget: float) -> float | None:
       clock: one of `BUDGETS`.
       budget: number of evaluations, or seconds.
     """
-    spent = arm.rows[:, run.COLUMNS.index(clock)]
+    spent = arm.rows[:, journal.COLUMNS.index(clock)]
     within = np.flatnonzero(spent <= budget)
     if spent[-1] < budget or not len(within):
         return None

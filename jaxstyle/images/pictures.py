@@ -297,7 +297,7 @@ def _source(path: str | os.PathLike) -> Path | UInt8[np.ndarray, "height width 3
         if package is None:
             raise UserError(f"{str(path)!r}: needs scikit-image, which carries the picture")
         return Path(package.submodule_search_locations[0], "data", PHOTOS[sample])
-    from jaxstyle import samples  # here, since few runs need what drawing imports
+    from jaxstyle.images import samples  # here, since few runs need what drawing imports
 
     if sample not in samples.STYLES:
         known = ", ".join(f"sample:{name}" for name in (*PHOTOS, *samples.STYLES))

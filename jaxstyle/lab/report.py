@@ -15,9 +15,11 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
-from jaxstyle import figures, files, pictures, records
+from jaxstyle import files
 from jaxstyle.errors import UserError
-from jaxstyle.records import Arm
+from jaxstyle.images import pictures
+from jaxstyle.lab import figures, records
+from jaxstyle.lab.records import Arm
 
 
 def write(

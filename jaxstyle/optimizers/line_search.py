@@ -5,32 +5,17 @@ quasi-Newton methods", 2013, algorithm 2.6. It needs no smoothness, and total va
 decrease drowns in float32's rounding, the approximate condition of Hager and Zhang 2005, equation 4.1, stands in.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
-from jaxstyle.objective import Evaluation
-
-Scalar = Float[Array, ""]
-Image = Float[Array, "height width 3"]
+from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit
 
 #: Relative rounding error of a float32 total: sums of some 1e6 squares, in pairs.
 ROUNDING = 1e-6
-
-
-class Iterate(NamedTuple):
-    """An image and the objective there."""
-
-    image: Image
-    evaluation: Evaluation
-
-
-#: From a trial image to an iterate: the image brought to where it may be, and the objective there.
-Visit = Callable[[Image], Iterate]
 
 
 class Search(NamedTuple):

@@ -16,8 +16,8 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle import convolution
-from jaxstyle.convolution import Filters
+from jaxstyle.network import convolution
+from jaxstyle.network.convolution import Filters
 
 #: Convolutions in each of the five blocks.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -12,8 +12,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxstyle import records, run
-from jaxstyle.records import Arm, Rate
+from jaxstyle.lab import records
+from jaxstyle.lab.records import Arm, Rate
+from jaxstyle.runs import journal
 
 #: Column of a run's rows -> what an axis calls it.
 CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
@@ -70,13 +71,13 @@ def losses(arms: Sequence[Arm]) -> Figure:
 
 
 def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
-    """The total loss of one run and its weighted terms by step; `rows` are of `run.COLUMNS`."""
+    """The total loss of one run and its weighted terms by step; `rows` are of `journal.COLUMNS`."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     low, high = loss_range([rows])
     # Down to a term of 1/300: one that is next to nothing should not flatten all others.
     axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(low / 300, high))
-    for column, name in enumerate(run.COLUMNS[3:], 3):
+    for column, name in enumerate(journal.COLUMNS[3:], 3):
         axes.plot(rows[:, 0], rows[:, column], label=name, lw=2.2 if name == "total" else 1.4)
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,8 +16,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Key
 
-from jaxstyle import convolution, losses, style_losses, vgg
-from jaxstyle.style_losses import StyleLoss
+from jaxstyle.losses import terms
+from jaxstyle.losses.base import StyleLoss
+from jaxstyle.losses.gram import guided_gram
+from jaxstyle.losses.recipes import Weighting
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.network import convolution, vgg
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -27,7 +31,7 @@ Mask = Float[Array, "height width"]
 class Form(NamedTuple):
     """The formulas of the losses, and whether feature maps are computed again to save memory. All of it static.
 
-    `content` is a function of features, target and guide, `variation` one of the image: see `losses`.
+    `content` is a function of features, target and guide, `variation` one of the image: see `losses/terms.py`.
     """
 
     content: Callable[[Array, Array, Array | None], Scalar]
@@ -36,89 +40,15 @@ class Form(NamedTuple):
     remat: bool = False
 
 
-GATYS = Form(losses.gatys_content, style_losses.STYLE_LOSSES["gram"], losses.squared_variation)
+GATYS = Form(terms.gatys_content, STYLE_LOSSES["gram"], terms.squared_variation)
 IVANOV2017 = Form(
-    losses.ivanov2017_content,
-    style_losses.STYLE_LOSSES["gram"]._replace(
-        loss=lambda features, guide, gram: losses.ivanov2017_style(
-            style_losses.guided_gram(features, guide), gram
-        )
+    terms.ivanov2017_content,
+    STYLE_LOSSES["gram"]._replace(
+        loss=lambda features, guide, target: terms.ivanov2017_style(guided_gram(features, guide), target)
     ),
-    losses.total_variation,
+    terms.total_variation,
 )
 FORMS = {"gatys": GATYS, "ivanov2017": IVANOV2017}
-
-
-class Recipe(NamedTuple):
-    """Layers with their weights, the weights of the terms that multiply them, and the network's padding.
-
-    A content weight of None is one over the number of elements that the content loss sums, so that a recipe
-    suits pictures of any size.
-    """
-
-    content_layers: Mapping[str, float]
-    style_layers: Mapping[str, float]
-    content_weight: float | None
-    style_weight: float
-    tv_weight: float
-    padding: str = "edge"
-
-
-#: What suits each form. For `gatys` it was chosen by looking: with equal weights the third and the fourth block
-#: drown the first, and with it the colours of the style. For `ivanov2017` it is the study's.
-RECIPES = {
-    "gatys": Recipe(
-        content_layers={"block4_conv2": 1.0},
-        style_layers={
-            "block1_conv1": 100.0,
-            "block2_conv1": 10.0,
-            "block3_conv1": 1.0,
-            "block4_conv1": 1.0,
-            "block5_conv1": 1.0,
-        },
-        content_weight=None,
-        style_weight=30.0,
-        tv_weight=0.0,
-    ),
-    "ivanov2017": Recipe(
-        content_layers={"block4_conv2": 1.0},
-        style_layers={f"block{block}_conv1": 1.0 for block in range(1, 6)},
-        content_weight=1e3,
-        style_weight=1e6,
-        tv_weight=1e-2,
-        padding="zero",
-    ),
-}
-
-
-#: Layers that suit a style loss other than Gram matrices. Patches of the first two blocks are small and many: Li and
-#: Wand 2016, section 3, take these.
-STYLE_LAYERS = {"mrf": {"block3_conv1": 1.0, "block4_conv1": 1.0}}
-
-
-class Weighting(NamedTuple):
-    """The weights of a total loss, all factors included: by layer, and of the total variation."""
-
-    content: Mapping[str, float]
-    style: Mapping[str, float]
-    tv: float
-
-
-def content_weight(recipe: Recipe, image_shape: Sequence[int]) -> float:
-    """The content weight of a recipe for an image of shape (height, width, 3)."""
-    if recipe.content_weight is not None:
-        return recipe.content_weight
-    return 1 / sum(vgg.size(name, image_shape) for name in recipe.content_layers)
-
-
-def weighting(recipe: Recipe, image_shape: Sequence[int]) -> Weighting:
-    """The weights of a recipe for an image of shape (height, width, 3)."""
-    weight = content_weight(recipe, image_shape)
-    return Weighting(
-        {name: weight * layer for name, layer in recipe.content_layers.items()},
-        {name: recipe.style_weight * layer for name, layer in recipe.style_layers.items()},
-        recipe.tv_weight,
-    )
 
 
 class Style(NamedTuple):

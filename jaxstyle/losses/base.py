@@ -1,0 +1,56 @@
+"""What a style loss is: what it remembers of a style picture's feature maps, and how far an image's are from it.
+
+Feature maps are float32 `[height, width, channels]`, M = height · width positions of N channels. A guide is
+float32 `[height, width]`, ≥ 0: the region of a picture, soft masks included, at the layer's size. It multiplies
+features, so that a position counts with wᵢ = gᵢ² / Σ g² in every loss here (Gatys et al. 2017, "Controlling
+Perceptual Factors in Neural Style Transfer", section 4). Without a guide the whole picture counts, and a region of
+no extent pulls nowhere.
+
+A loss is a mean over positions, so that it does not grow with a picture or its region. `gram` is of the fourth order
+in features; the others are of the second, mean squares by channel. So scaled they are of one size: for VGG16's
+features of photos and paintings the others are 0.3 to 18 times `gram` where an image starts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from jaxstyle.losses.terms import Features, Guide, Scalar
+
+Key = Array
+Target = Any
+
+
+class StyleLoss(NamedTuple):
+    """A style loss in three pure functions. A target is a pytree of arrays.
+
+    Attributes:
+      summarize: the target that a style picture's feature maps at one layer give, in their guide. The key must be
+        the same for all style pictures of a layer; only `sliced` draws from it.
+      blend: the target of several style pictures by their shares, which sum to 1.
+      loss: of the feature maps of the image that is optimised, in their guide, to a target.
+    """
+
+    summarize: Callable[[Features, Guide | None, Key], Target]
+    blend: Callable[[Sequence[tuple[Target, float]]], Target]
+    loss: Callable[[Features, Guide | None, Target], Scalar]
+
+
+def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:
+    """The mean of targets of one structure and shape, each with its share."""
+    (first, *others), shares = zip(*targets, strict=True)
+    return jax.tree.map(
+        lambda *arrays: sum(share * array for share, array in zip(shares, arrays, strict=True)),
+        first,
+        *others,
+    )
+
+
+def position_weights(guide: Guide) -> Float[Array, "height width"]:
+    """wᵢ = gᵢ² / Σ g², or 0 everywhere for a guide of zeros."""
+    total = jnp.sum(guide**2)
+    return guide**2 / jnp.where(total > 0, total, 1)

@@ -1,0 +1,50 @@
+"""What an optimizer is: `init` and `step`, alike for optax, jaxopt and SciPy.
+
+`visit` is the objective, from an image to an iterate, which is an image with its evaluation: no optimizer evaluates
+where it has been.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from jaxstyle.losses.objective import Evaluation
+
+Scalar = Float[Array, ""]
+Image = Float[Array, "height width 3"]
+
+
+class Iterate(NamedTuple):
+    """An image and the objective there."""
+
+    image: Image
+    evaluation: Evaluation
+
+
+#: From a trial image to an iterate: the image brought to where it may be, and the objective there.
+Visit = Callable[[Image], Iterate]
+
+
+class Outcome(NamedTuple):
+    """What one step of an optimizer gives.
+
+    `evaluations` counts those of this step. `converged` tells that the iterate cannot be improved any more.
+    """
+
+    iterate: Iterate
+    state: Any
+    evaluations: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Optimizer(NamedTuple):
+    """Three pure functions.
+
+    `carry(state, before, iterate)` is the state at an iterate of another size than the one `before`.
+    """
+
+    init: Callable[[Iterate], Any]
+    step: Callable[[Visit, Iterate, Any], Outcome]
+    carry: Callable[[Any, Iterate, Iterate], Any]

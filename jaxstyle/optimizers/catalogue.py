@@ -1,0 +1,190 @@
+"""The optimizers by name: a text to a specification, and that to `init` and `step`.
+
+    spec = parse("adam:learning_rate=10,b1=0.9")
+    optimizer = build(spec.name, spec.static)(**spec.traced)
+    state = optimizer.init(iterate)
+    outcome = optimizer.step(visit, iterate, state)
+
+Hyperparameters that are real numbers may be traced arrays: a learning rate can be vmapped.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+from jaxstyle.errors import UserError
+from jaxstyle.optimizers.base import Optimizer
+from jaxstyle.optimizers.first_order import adadelta_tf1gpu, from_optax
+from jaxstyle.optimizers.quasi_newton import lbfgs, nonlinear_cg, optax_lbfgs
+from jaxstyle.optimizers.scipy_lbfgs import scipy_lbfgs
+
+
+def _gd(learning_rate: float) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate)
+
+
+def _momentum(
+    learning_rate: float, momentum: float = 0.9, nesterov: bool = False
+) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate, momentum, nesterov)
+
+
+_LINE_SEARCH_METHODS: dict[str, Callable[..., Optimizer]] = {
+    "lbfgs": lbfgs,
+    "optax-lbfgs": optax_lbfgs,
+    "scipy-lbfgs": scipy_lbfgs,
+    "nonlinear-cg": nonlinear_cg,
+}
+
+_TRANSFORMATIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "gd": _gd,
+    "momentum": _momentum,
+    "adadelta-tf1gpu": adadelta_tf1gpu,
+} | {
+    name: getattr(optax, name)
+    for name in (
+        *("adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw"),
+        *("adan", "amsgrad", "fromage", "lamb", "lars", "lion", "nadam", "nadamw", "noisy_sgd"),
+        *("novograd", "optimistic_adam_v2", "optimistic_gradient_descent", "polyak_sgd", "radam"),
+        *("rmsprop", "rprop", "sgd", "sign_sgd", "signum", "sm3", "yogi"),
+    )
+}
+
+_FACTORIES = _LINE_SEARCH_METHODS | _TRANSFORMATIONS
+
+NAMES = tuple(_FACTORIES)
+
+#: Optimizers whose step runs on the host, and so cannot be traced or vmapped.
+ON_HOST = frozenset({"scipy-lbfgs"})
+
+#: Defaults of ours by form of the loss, where a library's own do not fit images in [0, 255] or have no value.
+DEFAULTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "gatys": {
+        "adam": {"learning_rate": 10.0},
+        "adagrad": {"learning_rate": 10.0},
+    },
+    # TensorFlow 1.0's, and the rate of the study's experiments 1 to 3.
+    "ivanov2017": {
+        "gd": {"learning_rate": 10.0},
+        "momentum": {"learning_rate": 10.0},
+        "adadelta": {"learning_rate": 10.0, "rho": 0.95, "eps": 1e-8},
+        "adadelta-tf1gpu": {"learning_rate": 10.0, "rho": 0.95, "eps": 1e-8},
+        "adagrad": {"learning_rate": 10.0, "initial_accumulator_value": 0.1, "eps": 0.0},
+        "adam": {"learning_rate": 10.0, "b1": 0.9, "b2": 0.999, "eps": 1e-8},
+        "rmsprop": {"learning_rate": 10.0, "decay": 0.9, "eps": 1e-10, "initial_scale": 1.0},
+    },
+}
+
+#: Ranges that hyperparameters must be in: (lowest, highest, words for it).
+_FRACTION = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
+_POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
+_RANGES = {
+    **dict.fromkeys(("b1", "b2", "b3", "rho", "decay", "momentum", "decay_rate"), _FRACTION),
+    **dict.fromkeys(("learning_rate", "max_learning_rate", "history_size"), _POSITIVE),
+    **dict.fromkeys(("memory_size", "max_evaluations"), _POSITIVE),
+    **dict.fromkeys(("sufficient_decrease", "curvature"), _FRACTION),
+    **dict.fromkeys(
+        ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),
+        (0.0, math.inf, "0 or greater"),
+    ),
+}
+
+_CG_METHODS = ("polak-ribiere", "fletcher-reeves", "hestenes-stiefel")
+_CHOICES = {("nonlinear-cg", "method"): _CG_METHODS, ("polyak_sgd", "variant"): ("sps", "sps+")}
+
+
+class Spec(NamedTuple):
+    """An optimizer's name with the values of all its hyperparameters.
+
+    `static` ones are part of the program (sizes, choices); `traced` ones are numbers that a program is given.
+    """
+
+    name: str
+    static: tuple[tuple[str, bool | int | str], ...]
+    traced: Mapping[str, float]
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether the optimizer draws random numbers."""
+        return "key" in inspect.signature(_FACTORIES[self.name]).parameters
+
+
+def parse(text: str, loss: str = "gatys") -> Spec:
+    """Reads `NAME` or `NAME:key=value,key=value`.
+
+    Args:
+      text: the specification.
+      loss: form of the losses, which decides defaults; see `DEFAULTS`.
+
+    Raises:
+      UserError: an unknown name or hyperparameter, a value that is out of range, or one that is missing.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in _FACTORIES:
+        raise UserError(f"--optimizer={text}: there is no optimizer {name!r}; there are {', '.join(NAMES)}")
+    parameters = _settable(name)
+    values = {key: default for key, default in parameters.items() if default is not inspect.Parameter.empty}
+    values |= DEFAULTS[loss].get(name, {})
+    for item in filter(None, rest.split(",")):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise UserError(f"--optimizer={text}: {item!r} should be key=value")
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise UserError(f"--optimizer={text}: {name} has no {key!r}; it has {known}")
+        values[key] = _read(text, name, key, value, parameters[key])
+    for key in parameters:
+        if key not in values:
+            raise UserError(f"--optimizer={text}: {name} needs a {key}, as in {name}:{key}=0.1")
+    values = {key: value for key, value in values.items() if value is not None}
+    static = {k: v for k, v in values.items() if isinstance(v, bool | int | str)}
+    traced = {k: float(v) for k, v in values.items() if k not in static}
+    return Spec(name, tuple(sorted(static.items())), traced)
+
+
+def _settable(name: str) -> dict[str, Any]:
+    """Hyperparameters that a text can set, with their defaults: numbers, booleans and choices."""
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(_FACTORIES[name]).parameters.items()
+        if not key.endswith(("mask", "dtype", "dtype_momentum")) and key not in ("key", "seed")
+    }
+
+
+def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | int | str | float:
+    """The value of one hyperparameter, of the type that its default has."""
+
+    def refuse(wanted: str) -> UserError:
+        return UserError(f"--optimizer={text}: {key} must be {wanted}, not {value!r}")
+
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise refuse("true or false")
+        return value.lower() == "true"
+    if isinstance(default, str):
+        choices = _CHOICES[name, key]
+        if value not in choices:
+            raise refuse(" or ".join(choices))
+        return value
+    kind = int if isinstance(default, int) else float
+    try:
+        number = kind(value)
+    except ValueError:
+        raise refuse("a whole number" if kind is int else "a number") from None
+    lowest, highest, words = _RANGES.get(key, (-math.inf, math.inf, "finite"))
+    if not (math.isfinite(number) and lowest <= number <= highest):
+        raise refuse(words)
+    return number
+
+
+@functools.cache
+def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callable[..., Optimizer]:
+    """The optimizer as a function of its traced hyperparameters, arrays or floats by keyword."""
+    factory = functools.partial(_FACTORIES[name], **dict(static))
+    if name in _LINE_SEARCH_METHODS:
+        return factory
+    return lambda **traced: from_optax(factory(**traced))
