@@ -1,0 +1,119 @@
+"""What a run records of itself: its rows, its manifest, and the environment that decides its bits. Effects only."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxstyle.errors import UserError
+from jaxstyle.files import write_atomically
+
+COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
+
+#: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
+_SETTINGS = {
+    name: value
+    for name, value in sorted(os.environ.items())
+    if name.startswith(("JAX_", "XLA_")) and "CACHE" not in name
+}
+
+
+def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
+    """Writes rows of `COLUMNS`; losses are float32, in the fewest digits that give them back exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for step, evaluations, seconds, *losses in rows:
+        values = (str(np.float32(loss)) for loss in losses)
+        writer.writerow([int(step), int(evaluations), f"{seconds:.6f}", *values])
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_metrics(path: pathlib.Path) -> np.ndarray:
+    """Rows of `COLUMNS` as float64."""
+    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+
+
+def write_manifest(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    # A file name that is not Unicode has lone surrogates; what takes their place is JSON for the same.
+    write_atomically(directory / "manifest.json", text.encode("utf-8", "backslashreplace"))
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = directory / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(path)!r}: no such file; a folder that a run has written is needed") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r}: cannot be read: {error}; an intact manifest is needed") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{str(path)!r}: is not a manifest; an intact one is needed")
+    return manifest
+
+
+def environment() -> dict[str, Any]:
+    """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "backend": device.platform,
+        "device": device.device_kind,
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "settings": _SETTINGS,
+        "code_sha256": _code_sha256(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _code_sha256() -> str:
+    """Of the sources of this package and of the package that runs it."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).parents[2]
+    for path in sorted([*root.glob("jaxstyle/**/*.py"), *root.glob("experiments/*.py")]):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _git_commit() -> str | None:
+    """The commit of the clone that the package runs from, if it does."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
