@@ -8,6 +8,7 @@ that it has its own peak of resident memory. On a shared machine only ratios of 
 """
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,14 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import launch
+from experiments import launch, settings
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
@@ -250,52 +251,89 @@ def against_torch(size: int, method: str, rounds: int, repeats: int, python: str
     }
 
 
-def positive(flag: flags.FlagHolder) -> list[int]:
+class Rows(NamedTuple):
+    """Which rows the flags ask for."""
+
+    sizes: list[int]
+    convolutions: list[str]
+    batches: list[int]
+    optimizers: list[str]
+    remats: tuple[bool, ...]
+    layers: bool
+    cold_start: bool
+    vs_torch: bool
+    repeats: int
+    rounds: int
+    torch_python: str
+
+
+def positive(name: str, texts: list[str]) -> list[int]:
     """The whole numbers of a list flag.
 
     Raises:
       UserError: one is none, or less than 1.
     """
-    if not all(text.isdecimal() and int(text) > 0 for text in flag.value):
-        raise UserError(f"--{flag.name}={','.join(flag.value)}: must be whole numbers of 1 or more")
-    return [int(text) for text in flag.value]
+    if not all(text.isdecimal() and int(text) > 0 for text in texts):
+        raise UserError(f"--{name}={','.join(texts)}: must be whole numbers of 1 or more")
+    return [int(text) for text in texts]
+
+
+def check(asked: Rows) -> None:
+    """Refuses what cannot be measured.
+
+    Raises:
+      UserError: a method or an optimizer that there is not, or a size that is too small.
+    """
+    for method in asked.convolutions:
+        if method not in ("auto", "direct", "winograd"):
+            raise UserError(f"--convolutions={method}: must be auto, direct or winograd")
+    if min(asked.sizes) < vgg.smallest_side("block5_conv1"):
+        raise UserError(f"--sizes={min(asked.sizes)}: must be 16 or more, which block5_conv1 needs")
+    for text in asked.optimizers:
+        catalogue.parse(text)
+
+
+def measured(asked: Rows) -> Iterator[dict[str, Any]]:
+    """The rows, each when it is there."""
+    repeats = asked.repeats
+    for size, method in itertools.product(asked.sizes, asked.convolutions):
+        where = {"size": size, "convolution": method}
+        for batch, remat in itertools.product(asked.batches, asked.remats):
+            found = alone(measure_step, size, method, batch, remat, repeats)
+            seconds = summary(found.pop("seconds"))
+            yield {"row": "step", **where, "batch": batch, "remat": remat, **seconds, **found}
+        for text in asked.optimizers:
+            found = alone(measure_optimizer, size, method, text, repeats)
+            yield {"row": "optimizer", **where, "optimizer": text, **found}
+        for found in alone(measure_layers, size, method, repeats) if asked.layers else ():
+            yield {"row": "layer", **where, **found}
+        if asked.vs_torch:
+            found = against_torch(size, method, asked.rounds, repeats, asked.torch_python)
+            yield {"row": "vs_torch", **where, **found}
+    for size in asked.sizes if asked.cold_start else ():
+        for text in asked.optimizers or ["adam", "lbfgs"]:
+            for found in measure_cold_start(size, text):
+                yield {"row": "cold_start", "size": size, "optimizer": text, **found}
 
 
 def main() -> None:
-    sizes, batches = positive(_SIZES), positive(_BATCHES)
-    for method in _CONVOLUTIONS.value:
-        if method not in ("auto", "direct", "winograd"):
-            raise UserError(f"--convolutions={method}: must be auto, direct or winograd")
-    if min(sizes) < vgg.smallest_side("block5_conv1"):
-        raise UserError(f"--sizes={min(sizes)}: must be 16 or more, which block5_conv1 needs")
-    for text in _OPTIMIZERS.value:
-        catalogue.parse(text)
+    asked = Rows(
+        sizes=positive("sizes", _SIZES.value),
+        convolutions=_CONVOLUTIONS.value,
+        batches=positive("batches", _BATCHES.value),
+        optimizers=_OPTIMIZERS.value or [],
+        remats=(False, True) if settings.read().remat else (False,),
+        layers=_LAYERS.value,
+        cold_start=_COLD_START.value,
+        vs_torch=_VS_TORCH.value,
+        repeats=_REPEATS.value,
+        rounds=_ROUNDS.value,
+        torch_python=_TORCH_PYTHON.value,
+    )
+    check(asked)
     machine = {"backend": jax.default_backend(), "cores": len(os.sched_getaffinity(0))}
-
-    def emit(**row: Any) -> None:
+    for row in measured(asked):
         print(json.dumps(row | machine), flush=True)
-
-    for size in sizes:
-        for method in _CONVOLUTIONS.value:
-            where = {"size": size, "convolution": method}
-            for batch in batches:
-                for remat in (False, True) if launch.REMAT.value else (False,):
-                    found = alone(measure_step, size, method, batch, remat, _REPEATS.value)
-                    seconds = summary(found.pop("seconds"))
-                    emit(row="step", **where, batch=batch, remat=remat, **seconds, **found)
-            for text in _OPTIMIZERS.value:
-                found = alone(measure_optimizer, size, method, text, _REPEATS.value)
-                emit(row="optimizer", **where, optimizer=text, **found)
-            if _LAYERS.value:
-                for found in alone(measure_layers, size, method, _REPEATS.value):
-                    emit(row="layer", **where, **found)
-            if _VS_TORCH.value:
-                found = against_torch(size, method, _ROUNDS.value, _REPEATS.value, _TORCH_PYTHON.value)
-                emit(row="vs_torch", **where, **found)
-        if _COLD_START.value:
-            for text in _OPTIMIZERS.value or ["adam", "lbfgs"]:
-                for found in measure_cold_start(size, text):
-                    emit(row="cold_start", size=size, optimizer=text, **found)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,25 @@ number. With several seeds or pairs, those after the first add their names: `arm
 depends on what is compared later: optimizers, pairs and seeds may be added, and only what is new runs.
 """
 
+import dataclasses
 import json
 import math
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import claims, launch, task
+from experiments import arm, launch, settings, task
+from experiments.cache import Cache
+from experiments.settings import Settings
 from jaxstyle import files
 from jaxstyle.errors import UserError
-from jaxstyle.lab import records, report
-from jaxstyle.optimizers import catalogue
+from jaxstyle.lab import claims, records, report
 from jaxstyle.runs import loop, workdir
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
@@ -57,71 +60,87 @@ _AGAINST = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/compare", "Where the comparison writes.")
 
-#: Flags of a comparison that its arms do not have.
-_ABOVE_ARMS = ("seeds", "pair", "claims", "against")
+#: Flags that may differ when a comparison goes on: arms, pairs and seeds are added, claims judged anew.
+CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against")
 
 
 class Setting(NamedTuple):
-    """What all arms have in common: pictures and seed. The first setting of a comparison has no suffix."""
+    """What all arms have in common, and what it adds to their names; the first of a comparison adds nothing."""
 
-    content: str
-    styles: tuple[str, ...]
-    seed: int
     suffix: str
+    settings: Settings
 
 
-def settings() -> list[Setting]:
-    """The settings that the flags ask for: all pairs of the first seed, then those of the next.
+class Comparison(NamedTuple):
+    """What the flags ask for: arms by label, each in every setting, and the claims that are judged on them.
+
+    `record` is the text of `run.flags`.
+    """
+
+    directory: pathlib.Path
+    plan: list[Setting]
+    optimizers: dict[str, str]
+    claims: str | None
+    against: str | None
+    record: str
+
+
+def pictures_of(names: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Name, photo and style pictures of some of `PAIRS`."""
+    folder, found = os.environ.get(STUDY), []
+    for name in dict.fromkeys(names):
+        samples, study = PAIRS[name]
+        content, style = (os.path.join(folder, file) for file in study) if folder else samples
+        found.append((name, content, (style,)))
+    return found
+
+
+def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
+    """All pairs of the first seed, then those of the next. Without pairs, the pictures of `base`.
 
     Raises:
       UserError: the seeds run out of range.
     """
-    if launch.CONTENT.present or launch.STYLE.present or not _PAIR.value:
-        flags.FLAGS["pair"].value = None
-        pairs = [("", launch.CONTENT.value, tuple(launch.STYLE.value))]
-    else:
-        # So that the record of the flags says what it means.
-        flags.FLAGS["content"].value = flags.FLAGS["style"].value = None
-        folder = os.environ.get(STUDY)
-        pairs = []
-        for name in dict.fromkeys(_PAIR.value):
-            samples, study = PAIRS[name]
-            content, style = (os.path.join(folder, file) for file in study) if folder else samples
-            pairs.append((name, content, (style,)))
-    first, count = launch.SEED.value, _SEEDS.value
-    if first + count > 2**32:
-        raise UserError(f"--seeds={count}: --seed={first} leaves {2**32 - first} seeds below 2**32")
+    if base.seed + seeds > 2**32:
+        raise UserError(f"--seeds={seeds}: --seed={base.seed} leaves {2**32 - base.seed} seeds below 2**32")
+    found = pictures_of(pairs) or [("", base.content, base.style)]
     return [
-        Setting(content, styles, seed, ("" if i == 0 else f"-{name}") + (f"-seed{seed}" if k else ""))
-        for k, seed in enumerate(range(first, first + count))
-        for i, (name, content, styles) in enumerate(pairs)
+        Setting(
+            ("" if i == 0 else f"-{name}") + (f"-seed{seed}" if seed > base.seed else ""),
+            dataclasses.replace(base, content=content, style=style, seed=seed),
+        )
+        for seed in range(base.seed, base.seed + seeds)
+        for i, (name, content, style) in enumerate(found)
     ]
 
 
-def use(setting: Setting, given: dict[str, Any]) -> None:
-    """Gives the flags the values that `experiments.stylize` would be given for an arm of the setting."""
-    values = {"content": setting.content, "style": list(setting.styles), "seed": setting.seed}
-    for name, value in (given | dict.fromkeys(_ABOVE_ARMS) | values).items():
-        flags.FLAGS[name].value = value
-
-
-def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
+def run_arm(
+    posed: task.Task, text: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
+) -> bool:
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
-    flags.FLAGS["optimizer"].value = [text]
-    record = launch.recorded_flags()
+    given = dataclasses.replace(posed.settings, optimizer=text)
+    record = settings.record(given)
     with workdir.claimed(directory):
-        if workdir.begin(directory, record, launch.OVERWRITE.value) in ("finished", "diverged"):
+        if workdir.begin(directory, record, conduct.overwrite) in ("finished", "diverged"):
             return False
-        spec = catalogue.parse(text, launch.LOSS.value)
-        with tqdm(total=launch.STEPS.value, unit="step", desc=directory.name, disable=None) as bar:
+        with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
 
-            def show(row) -> None:
+            def show(row: np.ndarray) -> None:
                 if bar.n == 0:
                     bar.initial = int(row[0])  # earlier steps say nothing of the time left
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
                 bar.update(int(row[0]) - bar.n)
 
-            result = task.run_arm(posed, spec, directory, record, lambda _: bar.reset(), show)
+            result = arm.run(
+                posed,
+                arm.parse_optimizer(given),
+                cache,
+                directory,
+                record,
+                on_compiled=lambda _: bar.reset(),
+                report=show,
+                checkpoint_seconds=conduct.checkpoint_seconds,
+            )
     step, evaluations, seconds, total = result.rows[-1, :4]
     print(
         f"{directory.name}: {result.status}, loss {result.rows[0, 3]:.6g} -> {total:.6g} "
@@ -134,17 +153,17 @@ def run_arm(posed: task.Task, text: str, directory: pathlib.Path) -> bool:
 def curves_by_run(arms: list[records.Arm]) -> dict[str, list[claims.Curve]]:
     """What a claim is judged on: the curves of each pair and seed."""
     runs: dict[str, list[claims.Curve]] = {}
-    for arm in arms:
-        spec = arm.manifest["optimizer"]
-        curve = claims.Curve(spec["name"], spec.get("learning_rate"), arm.status, *arm.rows.T[1:4])
-        runs.setdefault(f"{arm.pair}, seed {arm.seed}", []).append(curve)
+    for each in arms:
+        spec = each.manifest["optimizer"]
+        curve = claims.Curve(spec["name"], spec.get("learning_rate"), each.status, *each.rows.T[1:4])
+        runs.setdefault(f"{each.pair}, seed {each.seed}", []).append(curve)
     return runs
 
 
 def judge(experiment: str, against: str | None, arms: list[records.Arm]) -> list[dict[str, Any]]:
     """The rows of `claims.json`."""
     folders = sorted(pathlib.Path(against, "arms").glob("*/")) if against else []
-    others = [arm for folder in folders if (arm := records.read_arm(folder, folder.name))]
+    others = [each for folder in folders if (each := records.read_arm(folder, folder.name))]
     verdicts = claims.judge(experiment, curves_by_run(arms), list(curves_by_run(others).values()))
     return [_json(verdict._asdict()) for verdict in verdicts]
 
@@ -160,48 +179,61 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def refresh(comparison: Comparison) -> None:
+    """Writes what all arms come to so far."""
+    directory = comparison.directory
+    names = [(label + each.suffix, label) for each in comparison.plan for label in comparison.optimizers]
+    found = (records.read_arm(directory / "arms" / name, label) for name, label in names)
+    arms = [each for each in found if each]
+    verdicts = judge(comparison.claims, comparison.against, arms) if comparison.claims else []
+    try:
+        if comparison.claims:
+            text = json.dumps(verdicts, indent=2)
+            files.write_atomically(directory / "claims.json", text.encode() + b"\n")
+        report.write(directory, arms, verdicts, comparison.record)
+    except OSError as error:
+        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+
+
+def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> None:
+    """Runs what has not ended, in a directory that is claimed, and writes the report after each arm."""
+    directory = comparison.directory
+    if conduct.overwrite and (directory / "run.flags").exists():
+        shutil.rmtree(directory / "arms", ignore_errors=True)
+    workdir.begin(directory, comparison.record, conduct.overwrite, changeable=CHANGEABLE)
+    refresh(comparison)
+    try:
+        for suffix, given in comparison.plan:
+            posed = task.pose(given, cache)
+            for label, text in comparison.optimizers.items():
+                if run_arm(posed, text, directory / "arms" / (label + suffix), cache, conduct):
+                    refresh(comparison)
+    except loop.Interrupted:
+        refresh(comparison)
+        raise
+
+
 def main() -> None:
-    directory = pathlib.Path(_WORKDIR.value)
-    specs = records.labels(_OPTIMIZER.value)
+    base, directory, texts = settings.read(), pathlib.Path(_WORKDIR.value), _OPTIMIZER.value
+    pairs, seeds, experiment, against = _PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value
+    if settings.given("content") or settings.given("style"):
+        pairs = None
+    conduct, cache = launch.conduct(), Cache()
+    specs = records.labels(texts)
+    base = dataclasses.replace(base, scales=base.scales or 1)
     for text in specs.values():
-        task.check_clip(catalogue.parse(text, launch.LOSS.value))
-    experiment, against = _CLAIMS.value, _AGAINST.value
-    flags.FLAGS["scales"].value = launch.SCALES.value or 1
-    plan = settings()
-    record, given = launch.recorded_flags(), flags.FLAGS.flag_values_dict()
-    for setting in plan:
-        if setting.seed == plan[0].seed:  # so that a picture of no use is told before anything is written
-            use(setting, given)
-            task.read()
-
-    def refresh() -> None:
-        names = [(label + setting.suffix, label) for setting in plan for label in specs]
-        found = (records.read_arm(directory / "arms" / name, label) for name, label in names)
-        arms = [arm for arm in found if arm]
-        verdicts = judge(experiment, against, arms) if experiment else []
-        try:
-            if experiment:
-                text = json.dumps(verdicts, indent=2)
-                files.write_atomically(directory / "claims.json", text.encode() + b"\n")
-            report.write(directory, arms, verdicts, record)
-        except OSError as error:
-            raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
-
+        arm.parse_optimizer(dataclasses.replace(base, optimizer=text))
+    found = plan(base, pairs or (), seeds)
+    for each in found[
+        : len(found) // seeds
+    ]:  # so that a picture of no use is told before anything is written
+        task.pose(each.settings, cache)
+    # The pictures of a pair stand in the records of its arms.
+    given = {"content": None, "style": None, "pair": tuple(pairs)} if pairs else {}
+    above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
+    record = settings.record(base, **above, **given)
     with workdir.claimed(directory):
-        if launch.OVERWRITE.value and (directory / "run.flags").exists():
-            shutil.rmtree(directory / "arms", ignore_errors=True)
-        workdir.begin(directory, record, launch.OVERWRITE.value, changeable=("optimizer", *_ABOVE_ARMS))
-        refresh()
-        try:
-            for setting in plan:
-                use(setting, given)
-                posed = task.read()
-                for label, text in specs.items():
-                    if run_arm(posed, text, directory / "arms" / (label + setting.suffix)):
-                        refresh()
-        except loop.Interrupted:
-            refresh()
-            raise
+        compare(Comparison(directory, found, specs, experiment, against, record), cache, conduct)
     print(f"report: {directory / 'report.html'}")
 
 

@@ -1,17 +1,17 @@
-"""What the flags name as input: layers with their weights, and pictures with their masks, at each size of a run."""
+"""What the settings name as input: layers with their weights, and pictures with their masks, at each size."""
 
+import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Float
 
-from experiments import launch
+from experiments.settings import Settings
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, recipes
@@ -24,6 +24,9 @@ Mask = Float[np.ndarray, "height width"]
 
 #: Longer side in pixels of the smallest size that a run begins with by default.
 SMALLEST = 256
+
+
+# --- layers and weights -------------------------------------------------------------------------------------------
 
 
 def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]:
@@ -44,26 +47,26 @@ def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]
     return name, value
 
 
-def read_recipe(known: Sequence[str]) -> recipes.Recipe:
-    """The layers and weights that the flags give; where they give none, what suits --loss.
+def read_recipe(settings: Settings, known: Sequence[str]) -> recipes.Recipe:
+    """The layers and weights that the settings give; where they give none, what suits the form of the losses.
 
     Raises:
       UserError: a layer that is not `known`, or a weight that is none.
     """
     given: dict[str, Any] = {}
-    for field, flag in (("content_layers", launch.CONTENT_LAYER), ("style_layers", launch.STYLE_LAYER)):
-        if flag.value:
-            given[field] = dict(parse_layer(flag.name, text, known) for text in flag.value)
-        elif field == "style_layers" and launch.STYLE_LOSS.value in recipes.STYLE_LAYERS:
-            given[field] = recipes.STYLE_LAYERS[launch.STYLE_LOSS.value]
-    for flag in (launch.CONTENT_WEIGHT, launch.STYLE_WEIGHT, launch.TV_WEIGHT):
-        if flag.value is not None:
-            if not flag.value <= np.finfo(np.float32).max:
-                raise UserError(f"--{flag.name}={flag.value}: must be a number that float32 can hold")
-            given[flag.name] = flag.value
-    if launch.PADDING.value:
-        given["padding"] = launch.PADDING.value
-    return recipes.RECIPES[launch.LOSS.value]._replace(**given)
+    for flag in ("content_layer", "style_layer"):
+        if texts := getattr(settings, flag):
+            given[f"{flag}s"] = dict(parse_layer(flag, text, known) for text in texts)
+        elif flag == "style_layer" and settings.style_loss in recipes.STYLE_LAYERS:
+            given[f"{flag}s"] = recipes.STYLE_LAYERS[settings.style_loss]
+    for flag in ("content_weight", "style_weight", "tv_weight"):
+        if (value := getattr(settings, flag)) is not None:
+            if not value <= np.finfo(np.float32).max:
+                raise UserError(f"--{flag}={value}: must be a number that float32 can hold")
+            given[flag] = value
+    if settings.padding:
+        given["padding"] = settings.padding
+    return recipes.RECIPES[settings.loss]._replace(**given)
 
 
 def weighting(recipe: recipes.Recipe, shape: Sequence[int]) -> recipes.Weighting:
@@ -81,17 +84,83 @@ def weighting(recipe: recipes.Recipe, shape: Sequence[int]) -> recipes.Weighting
     return found
 
 
-def record_recipe(recipe: recipes.Recipe, shape: Sequence[int]) -> None:
-    """Writes a recipe back to the flags, so that the record of a run does not depend on defaults."""
-    for flag, value in (
-        (launch.CONTENT_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.content_layers.items()]),
-        (launch.STYLE_LAYER, [f"{name}:{weight:.9g}" for name, weight in recipe.style_layers.items()]),
-        (launch.CONTENT_WEIGHT, recipes.content_weight(recipe, shape)),
-        (launch.STYLE_WEIGHT, recipe.style_weight),
-        (launch.TV_WEIGHT, recipe.tv_weight),
-        (launch.PADDING, recipe.padding),
-    ):
-        flags.FLAGS[flag.name].value = value
+def with_recipe(settings: Settings, recipe: recipes.Recipe, shape: Sequence[int]) -> Settings:
+    """The settings with a recipe written out, so that the record of a run does not depend on defaults."""
+
+    def texts(layers: dict[str, float]) -> tuple[str, ...]:
+        return tuple(f"{name}:{weight:.9g}" for name, weight in layers.items())
+
+    return dataclasses.replace(
+        settings,
+        content_layer=texts(recipe.content_layers),
+        style_layer=texts(recipe.style_layers),
+        content_weight=recipes.content_weight(recipe, shape),
+        style_weight=recipe.style_weight,
+        tv_weight=recipe.tv_weight,
+        padding=recipe.padding,
+    )
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+def scaled(size: pictures.Size, factor: float) -> pictures.Size:
+    """A size times a factor, each side at least 1."""
+    if isinstance(size, int):
+        return max(1, round(factor * size))
+    return tuple(max(1, round(factor * side)) for side in size)
+
+
+def default_scales(settings: Settings) -> int:
+    """As many as `SMALLEST` allows; one for a loss of one size, and from a start picture, to keep its detail."""
+    if settings.loss != "gatys" or settings.init not in start.KINDS:
+        return 1
+    size = pictures.parse_size(settings.size)
+    longer = size if isinstance(size, int) else max(size)
+    return max(1, min(settings.steps, 1 + int(2 * math.log2(longer / SMALLEST))))
+
+
+def with_scales(settings: Settings) -> Settings:
+    """The settings with the number of scales, so that the record of a run does not depend on the default.
+
+    Raises:
+      UserError: the size is none, or there are more scales than steps, or more than the loss has.
+    """
+    count = settings.scales or default_scales(settings)
+    if count > settings.steps:
+        raise UserError(
+            f"--scales={count}: --steps={settings.steps} must be as many or more, a step for each"
+        )
+    if count > 1 and settings.loss != "gatys":
+        raise UserError(f"--scales={count}: --loss={settings.loss} is of one size; take 1")
+    return dataclasses.replace(settings, scales=count)
+
+
+def sizes(settings: Settings) -> list[pictures.Size]:
+    """The size at each of the scales, √2 times the one before; the last is that of the result."""
+    size = pictures.parse_size(settings.size)
+    return [scaled(size, 2 ** (-k / 2)) for k in reversed(range(settings.scales))]
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """A file or sample that was read: for which flag, its path, and the shape that it was brought to."""
+
+    flag: str
+    path: str
+    shape: tuple[int, ...]
+
+
+class Pictures(NamedTuple):
+    """Pictures at one size, as the objective is given them, the photo in its own colours, and where they are from."""
+
+    photo: Image
+    content: Image
+    content_mask: Mask | None
+    styles: list[objective.Style]
+    sources: list[Source]
 
 
 def parse_style(text: str) -> tuple[str, float]:
@@ -112,89 +181,49 @@ def parse_style(text: str) -> tuple[str, float]:
     return path, share
 
 
-def scaled(size: pictures.Size, factor: float) -> pictures.Size:
-    """A size times a factor, each side at least 1."""
-    if isinstance(size, int):
-        return max(1, round(factor * size))
-    return tuple(max(1, round(factor * side)) for side in size)
-
-
-def default_scales(size: pictures.Size) -> int:
-    """As many as `SMALLEST` allows; one for a --loss of one size, and from a start picture, to keep its detail."""
-    if launch.LOSS.value != "gatys" or launch.INIT.value not in start.KINDS:
-        return 1
-    longer = size if isinstance(size, int) else max(size)
-    return max(1, min(launch.STEPS.value, 1 + int(2 * math.log2(longer / SMALLEST))))
-
-
-def sizes() -> list[pictures.Size]:
-    """The value of --size at each of the --scales, √2 times the one before; the last is --size itself.
-
-    Their number is written back to the flag, so that the record of a run does not depend on the default.
-
-    Raises:
-      UserError: --size is none, or there are more --scales than --steps, or more than --loss has.
-    """
-    size, steps, loss = pictures.parse_size(launch.SIZE.value), launch.STEPS.value, launch.LOSS.value
-    count = launch.SCALES.value or default_scales(size)
-    if count > steps:
-        raise UserError(f"--scales={count}: --steps={steps} must be as many or more, a step for each")
-    if count > 1 and loss != "gatys":
-        raise UserError(f"--scales={count}: --loss={loss} is of one size; take 1")
-    flags.FLAGS["scales"].value = count
-    return [scaled(size, 2 ** (-k / 2)) for k in reversed(range(count))]
-
-
-class Pictures(NamedTuple):
-    """Pictures at one size, as the objective is given them, and the photo in its own colours.
-
-    `paths` are the files and samples that were read, with the shapes that they were brought to.
-    """
-
-    photo: Image
-    content: Image
-    content_mask: Mask | None
-    styles: list[objective.Style]
-    paths: dict[str, tuple[int, ...]]
-
-
-def read_pictures(size: pictures.Size) -> Pictures:
-    """The pictures that the flags name.
+def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
+    """The pictures of a run at one size.
 
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
     """
-    resize, preserve = launch.RESIZE.value, color.PRESERVE[launch.PRESERVE_COLOR.value]
-    photo, paths = pictures.read(launch.CONTENT.value, size, resize), {}
-    paths[launch.CONTENT.value] = photo.shape
-
-    def mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
-        found = read_mask(flag, path, shape)
-        if found is not None:
-            paths[path] = found.shape
-        return found
-
-    texts, styles = launch.STYLE.value, []
-    masks = (
-        mask_paths(flag.name, flag.value, len(texts)) for flag in (launch.CONTENT_MASK, launch.STYLE_MASK)
-    )
-    for text, content_mask, style_mask in zip(texts, *masks, strict=True):
-        name, share = parse_style(text)
-        picture = pictures.read(name, scaled(size, launch.STYLE_SCALE.value), resize)
-        paths[name] = picture.shape
-        styles.append(
-            objective.Style(
-                preserve.prepare_style(picture, photo),
-                share,
-                mask("content_mask", content_mask, photo.shape),
-                mask("style_mask", style_mask, picture.shape),
-            )
-        )
-    content_mask = mask("content_weight_mask", launch.CONTENT_WEIGHT_MASK.value, photo.shape)
-    return Pictures(photo, preserve.prepare_content(photo), content_mask, styles, paths)
+    photo = pictures.read(settings.content, size, settings.resize)
+    sources = [Source("content", settings.content, photo.shape)]
+    styles = []
+    for style, found in read_styles(settings, photo, scaled(size, settings.style_scale)):
+        styles.append(style)
+        sources += found
+    mask = read_mask("content_weight_mask", settings.content_weight_mask, photo.shape)
+    if mask is not None:
+        sources.append(Source("content_weight_mask", settings.content_weight_mask, mask.shape))
+    content = color.PRESERVE[settings.preserve_color].prepare_content(photo)
+    return Pictures(photo, content, mask, styles, sources)
 
 
-def mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
+def read_styles(
+    settings: Settings, photo: Image, size: pictures.Size
+) -> Iterator[tuple[objective.Style, list[Source]]]:
+    """Each style picture, brought to a size, with its share and its masks; and what was read for it.
+
+    Raises:
+      UserError: a file cannot be used, or there are not as many masks as style pictures.
+    """
+    preserve, count = color.PRESERVE[settings.preserve_color], len(settings.style)
+    masks = (_mask_paths(flag, getattr(settings, flag), count) for flag in ("content_mask", "style_mask"))
+    for text, *paths in zip(settings.style, *masks, strict=True):
+        path, share = parse_style(text)
+        picture = pictures.read(path, size, settings.resize)
+        sources, found = [Source("style", path, picture.shape)], []
+        for flag, mask, shape in zip(
+            ("content_mask", "style_mask"), paths, (photo.shape, picture.shape), strict=True
+        ):
+            found.append(read_mask(flag, mask, shape))
+            if mask:
+                sources.append(Source(flag, mask, shape[:2]))
+        yield objective.Style(preserve.prepare_style(picture, photo), share, *found), sources
+
+
+def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
     """One for each of `count` style pictures; an empty text for none.
 
     Raises:
@@ -224,16 +253,16 @@ def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
     return found
 
 
-def read_start(given: Pictures) -> jax.Array:
-    """The start image that --init names: one of `start.KINDS`, or a picture brought to the photo's size.
+def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Source]]:
+    """The start image: one of `start.KINDS`, or a picture brought to the photo's size; and what was read for it.
 
     Raises:
       UserError: the file cannot be used.
     """
-    kind = launch.INIT.value
+    kind = settings.init
     if kind in start.KINDS:
         content = jnp.asarray(given.content)
-        return start.image(kind, launch.SEED.value, content, [style.picture for style in given.styles])
+        return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
     height, width, _ = given.photo.shape
-    given.paths[kind] = given.photo.shape
-    return jnp.asarray(pictures.read(kind, (width, height), launch.RESIZE.value))
+    image = jnp.asarray(pictures.read(kind, (width, height), settings.resize))
+    return image, [Source("init", kind, image.shape)]

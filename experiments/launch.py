@@ -1,4 +1,4 @@
-"""What the commands share: their flags, how flags become a problem, and how a command starts and fails."""
+"""How a command starts and fails: flags, signals, JAX, and a user's mistake in one line. Where a run goes."""
 
 import functools
 import math
@@ -7,194 +7,15 @@ import pathlib
 import signal
 import sys
 import threading
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from absl import app, flags, logging
 
-from jaxstyle import training
+from experiments import settings
 from jaxstyle.errors import UserError
-from jaxstyle.images import color
-from jaxstyle.losses import objective
-from jaxstyle.losses.style import STYLE_LOSSES
-from jaxstyle.network import convolution
 from jaxstyle.runs import memory
 
-
-def path(text: str) -> str:
-    """A path as it is, or as a percent-encoded `file:` URI, which may stand for any name in one line."""
-    kind, colon, name = text.partition(":")
-    return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else text
-
-
-class _PathParser(flags.ArgumentParser):
-    """See `path`."""
-
-    def parse(self, argument: str) -> str:
-        return path(argument)
-
-
-class _PathSerializer(flags.ArgumentSerializer):
-    """A path as one line of a flagfile, which neither ends lines within values nor keeps spaces at their ends."""
-
-    def serialize(self, value: str) -> str:
-        if not isinstance(value, str):  # the default of a repeatable flag, for the help
-            return super().serialize(value)
-        if value.isprintable() and value.strip() == value and not value.startswith("file:"):
-            return value
-        return f"file:{urllib.parse.quote(os.fsencode(value))}"
-
-
-_PATH = (_PathParser(), _PathSerializer())
-
-
-def _define_path(name: str, default: str | None, help_: str) -> flags.FlagHolder[str]:
-    return flags.DEFINE(_PATH[0], name, default, help_, serializer=_PATH[1])
-
-
-CONTENT = _define_path(
-    "content", "sample:portrait", "The photo: a picture file, or sample:portrait or sample:cat."
-)
-STYLE = flags.DEFINE_multi(
-    *_PATH,
-    "style",
-    ["sample:night"],
-    "The style picture: a file, or sample:night or sample:facets; with a share, as in a.jpg:2, if there are several.",
-)
-SIZE = flags.DEFINE_string(
-    "size", "400", "Longer side of the result in pixels, aspect kept; WxH fixes both sides."
-)
-RESIZE = flags.DEFINE_enum(
-    "resize",
-    "lanczos",
-    ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
-    "Pillow's filter for bringing the input pictures to size; the 2017 study had nearest.",
-)
-WEIGHTS = _define_path(
-    "weights",
-    "vgg16-torchvision",
-    "The network: vgg16-torchvision, vgg16-keras (extra keras-weights), or a .safetensors or .h5 file.",
-)
-LOSS = flags.DEFINE_enum(
-    "loss",
-    "gatys",
-    sorted(objective.FORMS),
-    "Form of the losses: gatys is Gatys et al. 2016, ivanov2017 that of the study.",
-)
-CONTENT_WEIGHT = flags.DEFINE_float(
-    "content_weight",
-    None,
-    "Weight of the content loss; by default what suits --loss.",
-    lower_bound=0,
-)
-STYLE_WEIGHT = flags.DEFINE_float(
-    "style_weight", None, "Weight of the style loss; by default what suits --loss and --size.", lower_bound=0
-)
-TV_WEIGHT = flags.DEFINE_float(
-    "tv_weight", None, "Weight of the total variation; by default what suits --loss.", lower_bound=0
-)
-CONTENT_LAYER = flags.DEFINE_multi_string(
-    "content_layer",
-    ["block4_conv2"],
-    "Layer of the content loss as NAME or NAME:weight; repeatable.",
-)
-STYLE_LAYER = flags.DEFINE_multi_string(
-    "style_layer",
-    None,
-    "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss.",
-)
-STYLE_LOSS = flags.DEFINE_enum(
-    "style_loss",
-    "gram",
-    list(STYLE_LOSSES),
-    "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), distributions "
-    "along random directions (sliced), or patches (mrf).",
-)
-STYLE_SCALE = flags.DEFINE_float(
-    "style_scale",
-    1.0,
-    "Size of the style pictures, relative to --size: larger gives larger brush strokes.",
-    lower_bound=0.05,
-    upper_bound=20,
-)
-POOLING = flags.DEFINE_enum(
-    "pooling", "max", list(convolution.POOLING), "How the network shrinks its feature maps."
-)
-PADDING = flags.DEFINE_enum(
-    "padding",
-    None,
-    ["zero", "edge"],
-    "What the network sees around the image: zeros, or its edge continued, which keeps borders clean. By default "
-    "edge, and zero for --loss=ivanov2017.",
-)
-PRESERVE_COLOR = flags.DEFINE_enum(
-    "preserve_color",
-    "none",
-    list(color.PRESERVE),
-    "Keep the photo's colours: style in luminance alone, or style pictures recoloured by histogram or by a linear "
-    "map.",
-)
-CONTENT_MASK = flags.DEFINE_multi(
-    *_PATH,
-    "content_mask",
-    None,
-    "Picture whose white is the region of the photo that takes a style; one for each --style, in their order.",
-)
-STYLE_MASK = flags.DEFINE_multi(
-    *_PATH,
-    "style_mask",
-    None,
-    "Picture whose white is the region of a style picture that its style is taken from; one for each --style.",
-)
-CONTENT_WEIGHT_MASK = _define_path(
-    "content_weight_mask",
-    None,
-    "Picture whose white is where the photo is kept; the weight of the content loss goes there.",
-)
-INIT = _define_path(
-    "init", "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
-)
-STEPS = flags.DEFINE_integer(
-    "steps", 200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1
-)
-SCALES = flags.DEFINE_integer(
-    "scales",
-    None,
-    "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as leave the "
-    "longer side 256 pixels or more; 1 in compare and sweep, for --loss=ivanov2017, and from a start picture.",
-    lower_bound=1,
-    upper_bound=16,
-)
-CLIP = flags.DEFINE_bool("clip", False, "Bring every iterate to [0, 255], not the result alone.")
-KEEP = flags.DEFINE_enum(
-    "keep",
-    "last",
-    list(training.KEEPERS),
-    "Which image is the result: the last, the one of the lowest loss, or an average that forgets 1 % a step.",
-)
-SAVE_EVERY = flags.DEFINE_integer(
-    "save_every",
-    0,
-    "Steps between pictures in snapshots/, of which animation.webp is made at the end; 0 is none.",
-    lower_bound=0,
-)
-BITS = flags.DEFINE_integer("bits", 8, "Of each colour in the result: 8, or 16 for PNG and TIFF.")
-flags.register_validator("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
-SEED = flags.DEFINE_integer(
-    "seed", 0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
-)
-CONVOLUTION = flags.DEFINE_enum(
-    "convolution",
-    "auto",
-    ["auto", "direct", "winograd"],
-    "How the 3x3 convolutions are computed; auto takes the faster for each layer.",
-)
-REMAT = flags.DEFINE_bool(
-    "remat",
-    False,
-    "Compute feature maps a second time instead of keeping them: less memory, more time, the same result.",
-)
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
 )
@@ -205,21 +26,28 @@ CHECKPOINT_SECONDS = flags.DEFINE_float(
     "time. 0 is one after every step.",
     lower_bound=0,
 )
-for _name in ("style_scale", "checkpoint_seconds"):
-    flags.register_validator(_name, math.isfinite, "must be a number")
+flags.register_validator("checkpoint_seconds", math.isfinite, "must be a number")
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
     "Folder for compiled programs; by default jaxstyle in the user's cache folder, none if empty.",
 )
-DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic", True, "Ask a GPU for the same bits every time; a CPU gives them anyway."
-)
+flags.adopt_module_key_flags(settings)
 
-#: Flags that say where and how a run goes, but not what it is.
-_NOT_RECORDED = frozenset(
-    {"workdir", "output", "quality", "dry_run", "overwrite", "checkpoint_seconds", "compilation_cache"}
-)
+#: Flags that are not recorded and may name any path.
+_PATHS = ("workdir", "output", "compilation_cache")
+
+
+class Conduct(NamedTuple):
+    """How a run goes, which does not change what it is: see the flags of these names."""
+
+    overwrite: bool
+    checkpoint_seconds: float
+
+
+def conduct() -> Conduct:
+    """The flags of this process."""
+    return Conduct(OVERWRITE.value, CHECKPOINT_SECONDS.value)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -232,14 +60,23 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
         rest = flags.FLAGS(arguments)
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-        for flag in _recorded():
+        for flag in _one_line_flags():
             texts = flag.value if isinstance(flag.value, list) else [flag.value]
-            if flag.parser is not _PATH[0] and not all(str(text).isprintable() for text in texts):
+            if not all(str(text).isprintable() for text in texts):
                 raise UserError(f"--{flag.name}={flag.value!r}: must be one line of printable characters")
     # ValueError: a flagfile that is no text, or whose name has a null character
     except (flags.Error, UserError, ValueError) as error:
         _fail(error)
     return rest
+
+
+def _one_line_flags() -> Iterator[flags.Flag]:
+    """The flags of the commands, those left out that may name any path."""
+    for module, known in flags.FLAGS.flags_by_module_dict().items():
+        if module == sys.argv[0] or module.startswith(__package__):
+            for flag in known:
+                if flag.name not in _PATHS and not isinstance(flag.parser, settings.PathParser):
+                    yield flag
 
 
 def _fail(error: Exception) -> None:
@@ -288,7 +125,7 @@ def _end_on_signals() -> None:
 def _set_up_jax() -> None:
     import jax
 
-    if DETERMINISTIC.value:
+    if flags.FLAGS["deterministic"].value:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     folder = COMPILATION_CACHE.value
     if folder is None:
@@ -297,18 +134,3 @@ def _set_up_jax() -> None:
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def _recorded() -> Iterator[flags.Flag[Any]]:
-    for module, known in flags.FLAGS.flags_by_module_dict().items():
-        if module == sys.argv[0] or module.startswith(__package__):
-            yield from (flag for flag in known if flag.name not in _NOT_RECORDED)
-
-
-def recorded_flags() -> str:
-    """The text of `run.flags`: every flag of the commands, those that only say where left out."""
-    return "".join(
-        flag.serialize() + "\n"
-        for flag in sorted(_recorded(), key=lambda flag: flag.name)
-        if flag.value is not None
-    )

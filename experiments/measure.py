@@ -22,25 +22,17 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from experiments import inputs, launch, task
+from experiments import inputs, launch, settings
+from experiments.cache import Cache
+from experiments.settings import Settings
 from jaxstyle import quality
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
-from jaxstyle.losses import objective
 from jaxstyle.network import vgg, weights
 
 _RESULT = flags.DEFINE_multi_string(
     "result", ["runs/stylize"], "Folder of a run, of runs or of a comparison, or a picture; repeatable."
 )
-
-#: What a result is compared with, and how; those that are repeatable have a value for each style picture.
-_SOURCES = {
-    flag.name: flag
-    for flag in (
-        *(launch.CONTENT, launch.STYLE, launch.SIZE, launch.RESIZE),
-        *(launch.STYLE_SCALE, launch.PRESERVE_COLOR, launch.CONTENT_MASK, launch.STYLE_MASK),
-    )
-}
 
 
 class Yardstick(NamedTuple):
@@ -72,87 +64,66 @@ def results(path: pathlib.Path) -> list[pathlib.Path]:
     return folders
 
 
-def recorded(folder: pathlib.Path) -> dict[str, Any]:
-    """What a run's record gives to the flags `_SOURCES`; where it is silent, their defaults.
+def recorded(folder: pathlib.Path) -> Settings:
+    """What a run's record says; where it is silent, the defaults.
 
     Raises:
-      UserError: it cannot be read, names no photo, or has a value that the flag refuses.
+      UserError: it cannot be read, names no photo, or has a value that a flag refuses.
     """
     path = folder / "run.flags"
     try:
-        lines = path.read_text("utf-8").splitlines()
+        return settings.parse(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{str(path)!r}: cannot be read: {error}; an intact record is needed") from error
-    if not any(line.startswith("--content=") for line in lines):
-        raise UserError(f"{str(path)!r}: has no --content; the record of a run is needed")
-    values = {}
-    for name, holder in _SOURCES.items():
-        flag = flags.FLAGS[name]
-        try:
-            given = [
-                flag.parser.parse(line.partition("=")[2]) for line in lines if line.startswith(f"--{name}=")
-            ]
-        except ValueError as error:
-            raise UserError(f"{str(path)!r}: --{name}: {error}; an intact record is needed") from error
-        repeatable = isinstance(flag, flags.MultiFlag)
-        values[name] = holder.default if not given else given if repeatable else given[-1]
-    return values
+    except UserError as error:
+        raise UserError(f"{str(path)!r}: {error}") from error
 
 
-def measure(path: pathlib.Path, given: Mapping[str, Any], yardstick: Yardstick) -> dict[str, Any]:
+def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Cache) -> dict[str, Any]:
     """The row of one picture.
 
     Args:
       path: of the picture.
-      given: values of `_SOURCES`.
+      given: what it was made of.
       yardstick: what it is measured by.
+      cache: of compiled programs.
 
     Raises:
       UserError: a picture cannot be read or is too small, or there is not the memory for one so large.
     """
     result = pictures.read(path)
     height, width, _ = result.shape
-    preserve, resize = color.PRESERVE[given["preserve_color"]], given["resize"]
-    photo = pictures.read(given["content"], (width, height), resize)
+    photo = pictures.read(given.content, (width, height), given.resize)
     # As in a run, both sides of a style picture are fixed where those of the result were.
-    keeps_aspect = isinstance(pictures.parse_size(given["size"]), int)
-    size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given["style_scale"])
-    smallest, texts, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), given["style"], []
-    masks = (inputs.mask_paths(flag, given[flag], len(texts)) for flag in ("content_mask", "style_mask"))
-    for text, content_mask, style_mask in zip(texts, *masks, strict=True):
-        name, share = inputs.parse_style(text)
-        style = preserve.prepare_style(pictures.read(name, size, resize), photo)
-        if min(style.shape[:2]) < smallest:
+    keeps_aspect = isinstance(pictures.parse_size(given.size), int)
+    size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given.style_scale)
+    smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
+    for style, (source, *_) in inputs.read_styles(given, photo, size):
+        if min(source.shape[:2]) < smallest:
             raise UserError(
-                f"{str(path)!r}: at its size {name} has {style.shape[1]}x{style.shape[0]} pixels; "
+                f"{str(path)!r}: at its size {source.path} has {source.shape[1]}x{source.shape[0]} pixels; "
                 f"each side must have {smallest} or more to be measured"
             )
-        styles.append(
-            objective.Style(
-                style,
-                share,
-                inputs.read_mask("content_mask", content_mask, photo.shape),
-                inputs.read_mask("style_mask", style_mask, style.shape),
-            )
-        )
+        styles.append(style)
     network, heads = yardstick
-    distance = task.once(quality.lpips, (), result.shape, network, heads, result, photo)
+    distance = cache.evaluate(quality.lpips, (), result.shape, network, heads, result, photo)
     # With the photo's colours kept the styles are prepared; a result is compared to them as the photo was.
-    seen = preserve.prepare_content(result)
-    layers = task.once(quality.style_distances, (), result.shape, network, seen, styles)
+    seen = color.PRESERVE[given.preserve_color].prepare_content(result)
+    layers = cache.evaluate(quality.style_distances, (), result.shape, network, seen, styles)
     layers = {layer: float(value) for layer, value in layers.items()}
     return {"lpips": float(distance), "style": sum(layers.values()) / len(layers), "style_by_layer": layers}
 
 
 def main() -> None:
+    given, cache = settings.read(), Cache()
     found = [each for path in _RESULT.value for each in results(pathlib.Path(path))]
     network = vgg.prepare(weights.load("vgg16-torchvision").network, max(quality.LPIPS_LAYERS), "direct")
     yardstick = Yardstick(network, weights.lpips_heads())
     for each in found:
         if each.is_dir():
-            row = measure(each / "image.png", recorded(each), yardstick)
+            row = measure(each / "image.png", recorded(each), yardstick, cache)
         else:
-            row = measure(each, {name: flag.value for name, flag in _SOURCES.items()}, yardstick)
+            row = measure(each, given, yardstick, cache)
         print(json.dumps({"result": str(each), **row}), flush=True)
 
 

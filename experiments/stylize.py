@@ -6,24 +6,28 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 `--workdir`/NAME; what they have in common is read, computed and compiled once.
 """
 
+import dataclasses
 import glob
 import pathlib
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import launch, task
+from experiments import arm, launch, settings, task
+from experiments.cache import Cache
+from experiments.settings import Settings
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, memory, workdir
+from jaxstyle.runs import journal, loop, memory, workdir
 
 _OPTIMIZER = flags.DEFINE_string(
-    "optimizer", "lbfgs", "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
+    "optimizer", Settings.optimizer, "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Write the picture to this file too: .png, .jpg, .webp or .tiff."
@@ -60,66 +64,81 @@ def photos(content: str) -> list[str]:
     return sorted(found)
 
 
-def describe(posed: task.Task, spec: catalogue.Spec) -> None:
+class Request(NamedTuple):
+    """What the flags ask for besides the picture itself."""
+
+    output: str | None
+    quality: int
+    dry_run: bool
+    conduct: launch.Conduct
+
+
+def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     """Prints what a run would take. Two steps at the last scale are made for it."""
     last = len(posed.shapes) - 1
     height, width, _ = posed.shapes[last]
     start = jax.image.resize(posed.start, posed.shapes[last], "linear")
     single = posed._replace(shapes=posed.shapes[last:], problem=lambda _: posed.problem(last), start=start)
-    ready, problem = task.compiled(single, spec, 0), posed.problem(last)
-    state = ready.begin(problem, start, task.hyperparameters(spec))
+    ready, problem = arm.compiled(single, spec, 0, cache), posed.problem(last)
+    state = ready.begin(problem, start, arm.hyperparameters(spec, posed.settings.seed))
     state, _ = jax.block_until_ready(ready.step(problem, state))
     before, begun = int(state.evaluations), time.perf_counter()
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = (time.perf_counter() - begun) / (int(state.evaluations) - before)
-    steps, scales = launch.STEPS.value, len(posed.shapes)
+    steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
     free = memory.available() / 2**30
     needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
-    print(f"content layers: {', '.join(launch.CONTENT_LAYER.value)}")
-    print(f"style layers: {', '.join(launch.STYLE_LAYER.value)}")
+    print(f"content layers: {', '.join(posed.settings.content_layer)}")
+    print(f"style layers: {', '.join(posed.settings.style_layer)}")
     print(f"memory: {needed} of {free:.1f} GiB that are free")
     print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * (steps / scales + 1)
     print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
 
 
-def stylize(directory: pathlib.Path, spec: catalogue.Spec) -> None:
-    """Makes the picture that the flags describe in a directory, or goes on with it."""
-    picture = directory / "image.png"
-    posed = task.read()
-    record = launch.recorded_flags()
-    if _DRY_RUN.value:
-        describe(posed, spec)
+def stylize(given: Settings, directory: pathlib.Path, request: Request, cache: Cache) -> None:
+    """Makes the picture of the settings in a directory, or goes on with it."""
+    spec = arm.parse_optimizer(given)
+    posed = task.pose(given, cache)
+    if request.dry_run:
+        describe(posed, spec, cache)
         return
+    record = settings.record(posed.settings)
     with workdir.claimed(directory):
-        state = workdir.begin(directory, record, launch.OVERWRITE.value)
+        state = workdir.begin(directory, record, request.conduct.overwrite)
         if state in ("finished", "diverged"):
-            if _OUTPUT.value and launch.BITS.value > 8:
-                raise UserError(
-                    f"--output={_OUTPUT.value}: {picture} is there already; --overwrite makes both"
-                )
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
-            copy(pictures.read(picture), record)
-            print(f"picture: {_OUTPUT.value or picture}")
+            copy(
+                pictures.read(directory / "image.png"), record, directory, posed.settings, request, again=True
+            )
             return
         print("compiling …", flush=True)
-        with tqdm(total=launch.STEPS.value, unit="step", disable=None) as bar:
+        with tqdm(total=given.steps, unit="step", disable=None) as bar:
 
-            def report(row) -> None:
+            def report(row: np.ndarray) -> None:
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
                 bar.update(int(row[0]) - bar.n)
 
-            result = task.run_arm(
+            result = arm.run(
                 posed,
                 spec,
+                cache,
                 directory,
                 record,
-                lambda s: bar.write(f"compiled in {s:.1f} s"),
-                report,
+                on_compiled=lambda s: bar.write(f"compiled in {s:.1f} s"),
+                report=report,
+                checkpoint_seconds=request.conduct.checkpoint_seconds,
             )
+        tell(result)
+        plot(directory)
+        copy(posed.finish(result.image), record, directory, posed.settings, request)
+
+
+def tell(result: loop.Result) -> None:
+    """Prints how a run ended."""
     if result.status == "diverged" and not np.isfinite(result.rows[-1, 3]):
         print(
             "diverged at the start: its loss is not finite. What usually helps are smaller --content_weight, "
@@ -132,9 +151,6 @@ def stylize(directory: pathlib.Path, spec: catalogue.Spec) -> None:
         )
     else:
         print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
-    plot(directory)
-    copy(posed.finish(result.image), record)
-    print(f"picture: {_OUTPUT.value or picture}")
 
 
 def plot(directory: pathlib.Path) -> None:
@@ -150,39 +166,62 @@ def plot(directory: pathlib.Path) -> None:
         raise UserError(f"--workdir={directory}: cannot write {path.name}: {error.strerror}") from error
 
 
-def copy(image: np.ndarray, record: str) -> None:
-    """Writes the picture that --output asks for."""
-    if _OUTPUT.value:
-        pictures.write(_OUTPUT.value, image, record, _QUALITY.value, launch.BITS.value)
+def copy(
+    image: np.ndarray,
+    record: str,
+    directory: pathlib.Path,
+    given: Settings,
+    request: Request,
+    *,
+    again: bool = False,
+) -> None:
+    """Writes the picture that --output asks for, and says where it is.
+
+    Raises:
+      UserError: it cannot be written; or it is made `again`, from a picture of 8 bits, with more.
+    """
+    picture = directory / "image.png"
+    if request.output:
+        if again and given.bits > 8:
+            raise UserError(f"--output={request.output}: {picture} is there already; --overwrite makes both")
+        pictures.write(request.output, image, record, request.quality, given.bits)
+    print(f"picture: {request.output or picture}")
 
 
-def main() -> None:
-    directory = pathlib.Path(_WORKDIR.value)
-    spec = catalogue.parse(_OPTIMIZER.value, launch.LOSS.value)
-    task.check_clip(spec)
-    if _OUTPUT.value:
-        pictures.check_writable(_OUTPUT.value)
-    found = photos(launch.CONTENT.value)
-    if found == [launch.CONTENT.value]:
-        stylize(directory, spec)
-        return
-    if _OUTPUT.value:
+def stylize_all(
+    given: Settings, found: list[str], directory: pathlib.Path, request: Request, cache: Cache
+) -> None:
+    """Makes a picture of each photo, in a folder of its name.
+
+    Raises:
+      UserError: a photo cannot be read, or two have one name.
+    """
+    if request.output:
         raise UserError(
             f"--output: there are {len(found)} photos; their pictures are in --workdir, each in a folder"
         )
     names = [pathlib.Path(path).name for path in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(
-            f"--content={launch.CONTENT.value}: has {twice!r} twice; their runs need different names"
-        )
+        raise UserError(f"--content={given.content}: has {twice!r} twice; their runs need different names")
     for path in found:
         pictures.read(path, 16)  # so that a damaged file is told before hours of work
-    given = flags.FLAGS.flag_values_dict()
     for path, name in zip(found, names, strict=True):
-        for flag, value in (given | {"content": path}).items():
-            flags.FLAGS[flag].value = value
         print(name)
-        stylize(directory / name, spec)
+        stylize(dataclasses.replace(given, content=path), directory / name, request, cache)
+
+
+def main() -> None:
+    given, directory = settings.read(optimizer=_OPTIMIZER.value), pathlib.Path(_WORKDIR.value)
+    request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, launch.conduct())
+    cache = Cache()
+    arm.parse_optimizer(given)
+    if request.output:
+        pictures.check_writable(request.output)
+    found = photos(given.content)
+    if found == [given.content]:
+        stylize(given, directory, request, cache)
+    else:
+        stylize_all(given, found, directory, request, cache)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for e
 """
 
 import csv
+import dataclasses
 import io
 import math
 import os
@@ -23,7 +24,8 @@ from absl import flags
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments import launch, task
+from experiments import arm, launch, settings, task
+from experiments.cache import Cache
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records
@@ -74,7 +76,7 @@ def parse_rates(texts: Iterable[str]) -> list[float]:
     return sorted(rates)
 
 
-def parse_optimizer(text: str) -> catalogue.Spec:
+def parse_optimizer(text: str, loss: str) -> catalogue.Spec:
     """The optimizer of a text that leaves the learning rate open.
 
     Raises:
@@ -89,7 +91,7 @@ def parse_optimizer(text: str) -> catalogue.Spec:
         raise UserError(
             f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
         )
-    return catalogue.parse(f"{name}:learning_rate=1,{rest}", launch.LOSS.value)
+    return catalogue.parse(f"{name}:learning_rate=1,{rest}", loss)
 
 
 class Lanes(NamedTuple):
@@ -100,9 +102,9 @@ class Lanes(NamedTuple):
     step: Callable[..., tuple[training.TransferState, training.Metrics]]
 
 
-def hyperparameters(spec: catalogue.Spec, rates: Sequence[float]) -> dict[str, jax.Array]:
+def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> dict[str, jax.Array]:
     """Those of each lane: they differ in the learning rate."""
-    values = task.hyperparameters(spec)
+    values = arm.hyperparameters(spec, seed)
     values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
     return values | {"learning_rate": jnp.float32(rates)}
 
@@ -113,17 +115,22 @@ def memory() -> int:
     return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def compile_lanes(posed: task.Task, spec: catalogue.Spec, count: int) -> Lanes:
-    """The programs for `count` rates, or for fewer if --chunk is not set and half of the memory is too little."""
-    program = training.program(posed.form, spec.name, spec.static, launch.CLIP.value)
+def compile_lanes(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool) -> Lanes:
+    """The programs for `count` rates, or for `fewer` where half of the memory is too little for so many."""
+    program, seed = (
+        training.program(posed.form, spec.name, spec.static, posed.settings.clip),
+        posed.settings.seed,
+    )
     init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
     step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
     while True:
-        structure = jax.eval_shape(init, posed.problem(0), posed.start, hyperparameters(spec, [1.0] * count))
+        structure = jax.eval_shape(
+            init, posed.problem(0), posed.start, hyperparameters(spec, seed, [1.0] * count)
+        )
         compiled = step.lower(posed.problem(0), structure).compile()
         sizes = compiled.memory_analysis()
         need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        if _CHUNK.value or count == 1 or need <= memory() / 2:
+        if not fewer or count == 1 or need <= memory() / 2:
             return Lanes(count, init, compiled)
         count = math.ceil(count / 2)
 
@@ -135,17 +142,18 @@ def run_lanes(
     rates: Sequence[float],
     directory: pathlib.Path,
     show: Callable[[int, np.ndarray], None],
+    checkpoint_seconds: float,
 ) -> Rows:
     """The rows of some learning rates, from where a run in the directory stopped; there are no more than lanes.
 
     Raises:
       Interrupted: a signal asked for it; the same call goes on from there.
     """
-    steps, whole = launch.STEPS.value, directory / "rows.npy"
+    steps, whole = posed.settings.steps, directory / "rows.npy"
     if whole.exists():
         return np.load(whole)
     padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
-    values = hyperparameters(spec, padded)
+    values = hyperparameters(spec, posed.settings.seed, padded)
     checkpoints = Checkpoints(directory)
     structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
     with loop.interruptible() as signals:
@@ -168,7 +176,7 @@ def run_lanes(
             values = np.stack(metrics[:6], -1)
             rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, values)
             show(step, rows[step])
-            if (ended := time.perf_counter()) - written > max(launch.CHECKPOINT_SECONDS.value, 40 * cost):
+            if (ended := time.perf_counter()) - written > max(checkpoint_seconds, 40 * cost):
                 checkpoints.save(step, state, rows)
                 written, kept = time.perf_counter(), step
                 cost = written - ended
@@ -180,17 +188,23 @@ def run_lanes(
     return rows
 
 
-def sweep(
-    posed: task.Task, label: str, spec: catalogue.Spec, rates: list[float], parts: pathlib.Path
-) -> Rows:
+class Sweep(NamedTuple):
+    """What the flags ask for: optimizers by label, at all rates, `chunk` of them in one program."""
+
+    directory: pathlib.Path
+    optimizers: dict[str, catalogue.Spec]
+    rates: list[float]
+    chunk: int | None
+
+
+def sweep(asked: Sweep, posed: task.Task, label: str, checkpoint_seconds: float) -> Rows:
     """The rows of all rates of one optimizer, chunk by chunk in one program."""
-    count = min(_CHUNK.value or len(rates), len(rates))
-    lanes = compile_lanes(posed, spec, math.ceil(len(rates) / math.ceil(len(rates) / count)))
-    chunks = [rates[i : i + lanes.count] for i in range(0, len(rates), lanes.count)]
-    found = []
-    for chunk in chunks:
-        name = f"{label}-{chunk[0]:g}-{chunk[-1]:g}"
-        with tqdm(total=launch.STEPS.value, unit="step", desc=name, disable=None) as bar:
+    rates, spec, found = asked.rates, asked.optimizers[label], []
+    chunks = math.ceil(len(rates) / min(asked.chunk or len(rates), len(rates)))
+    lanes = compile_lanes(posed, spec, math.ceil(len(rates) / chunks), fewer=asked.chunk is None)
+    for chunk in (rates[i : i + lanes.count] for i in range(0, len(rates), lanes.count)):
+        name = f"{label}-{chunk[0]}-{chunk[-1]}"  # in full: two rates may agree in many digits
+        with tqdm(total=posed.settings.steps, unit="step", desc=name, disable=None) as bar:
 
             def show(step: int, rows: np.ndarray, bar: tqdm = bar) -> None:
                 if bar.n == 0:
@@ -198,7 +212,8 @@ def sweep(
                 bar.set_postfix_str(f"lowest loss {np.nanmin(rows[:, 2], initial=np.inf):.6g}", refresh=False)
                 bar.update(step - bar.n)
 
-            found.append(run_lanes(posed, spec, lanes, chunk, parts / name, show))
+            part = asked.directory / "parts" / name
+            found.append(run_lanes(posed, spec, lanes, chunk, part, show, checkpoint_seconds))
     return np.concatenate(found, 1)
 
 
@@ -224,36 +239,50 @@ def table(label: str, rates: list[float], rows: Rows) -> list[records.Rate]:
     return found
 
 
+def curves(label: str, rates: list[float], rows: Rows) -> list[list]:
+    """One optimizer's rows of `curves.csv`."""
+    return [
+        [label, rate, int(step), int(evaluations), *(str(np.float32(loss)) for loss in losses)]
+        for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True)
+        for step, evaluations, *losses in lane[np.isfinite(lane[:, 2])]
+    ]
+
+
+def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list]) -> None:
+    """Writes what all optimizers come to so far.
+
+    Raises:
+      UserError: the disk is full or fails.
+    """
+    try:
+        write_csv(directory / "sweep.csv", records.Rate._fields, found)
+        write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], steps)
+        files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
+    except OSError as error:
+        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+
+
 def main() -> None:
-    directory = pathlib.Path(_WORKDIR.value)
-    rates = parse_rates(_LEARNING_RATES.value)
-    specs = {label: parse_optimizer(text) for label, text in records.labels(_OPTIMIZER.value).items()}
-    flags.FLAGS["scales"].value = launch.SCALES.value or 1
-    if launch.SCALES.value > 1:
-        raise UserError(f"--scales={launch.SCALES.value}: a sweep is of one size; take 1")
-    posed = task.read()
-    record = launch.recorded_flags()
+    given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), parse_rates(_LEARNING_RATES.value)
+    record_rates, conduct, cache = ",".join(_LEARNING_RATES.value), launch.conduct(), Cache()
+    directory, chunk = pathlib.Path(_WORKDIR.value), _CHUNK.value
+    specs = {label: parse_optimizer(text, given.loss) for label, text in records.labels(texts).items()}
+    asked = Sweep(directory, specs, rates, chunk)
+    if given.scales not in (None, 1):
+        raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
+    posed = task.pose(dataclasses.replace(given, scales=1), cache)
+    record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
     found: list[records.Rate] = []
-    curves: list[list] = []
+    steps: list[list] = []
     with workdir.claimed(directory):
-        parts = directory / "parts"
-        if launch.OVERWRITE.value and (directory / "run.flags").exists():
-            shutil.rmtree(parts, ignore_errors=True)
-        workdir.begin(directory, record, launch.OVERWRITE.value)
-        for label, spec in specs.items():
-            rows = sweep(posed, label, spec, rates, parts)
+        if conduct.overwrite and (directory / "run.flags").exists():
+            shutil.rmtree(directory / "parts", ignore_errors=True)
+        workdir.begin(directory, record, conduct.overwrite)
+        for label in specs:
+            rows = sweep(asked, posed, label, conduct.checkpoint_seconds)
             found += table(label, rates, rows)
-            for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
-                curves += [
-                    [label, rate, int(step), int(evaluations), *(str(np.float32(loss)) for loss in losses)]
-                    for step, evaluations, *losses in lane[np.isfinite(lane[:, 2])]
-                ]
-            try:
-                write_csv(directory / "sweep.csv", records.Rate._fields, found)
-                write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], curves)
-                files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
-            except OSError as error:
-                raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+            steps += curves(label, rates, rows)
+            write(directory, found, steps)
             print(records.describe_best([rate for rate in found if rate.label == label]))
     print(f"figure: {directory / 'sensitivity.png'}")
 

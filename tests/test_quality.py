@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import measure
+from experiments.cache import Cache
 from jaxstyle import quality
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
@@ -197,7 +198,7 @@ def make_run(tmp_path, files):
 
 
 def row(folder, yardstick):
-    return measure.measure(folder / "image.png", measure.recorded(folder), yardstick)
+    return measure.measure(folder / "image.png", measure.recorded(folder), yardstick, Cache())
 
 
 def test_a_result_that_is_the_photo_is_at_no_distance_from_it(files, make_run, narrow):
@@ -254,7 +255,7 @@ def test_with_masks_a_result_is_compared_to_each_style_where_that_was_wanted(
 
 def test_a_record_without_flags_that_came_later_has_their_defaults(make_run):
     given = measure.recorded(make_run("run", np.zeros((32, 48, 3))))
-    assert (given["style_scale"], given["resize"], given["preserve_color"]) == (1.0, "lanczos", "none")
+    assert (given.style_scale, given.resize, given.preserve_color) == (1.0, "lanczos", "none")
 
 
 def test_folders_of_runs_and_of_comparisons_stand_for_all_their_runs(tmp_path, make_run):

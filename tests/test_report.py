@@ -23,7 +23,10 @@ def make_arm(name, label=None, pair="a.jpg + b.jpg", seed=0, status="finished", 
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 80, 40)).save(buffer, "PNG")
     manifest = {
-        "pictures": {"sample:portrait": {"shape": [30, 40, 3]}, NASTY: {"shape": [20, 20, 3]}},
+        "pictures": {
+            "sample:portrait": {"shapes": {"content": [30, 40, 3]}},
+            NASTY: {"shapes": {"style": [20, 20, 3]}},
+        },
         "seed": seed,
         "status": status,
     }

@@ -195,7 +195,7 @@ def _pictures(arms: Sequence[Arm]) -> str:
     parts = []
     for pair, members in _by_pair(arm for arm in arms if arm.image).items():
         given = members[0].manifest["pictures"].items()
-        inputs = [_input(path, tuple(facts["shape"])) for path, facts in given]
+        inputs = [_input(path, tuple(shape)) for path, facts in given for shape in facts["shapes"].values()]
         results: dict[int, list[str]] = {}
         for arm in members:
             caption = f"{arm.label}, seed {arm.seed}", f"loss {arm.rows[-1, 3]:.5g}"

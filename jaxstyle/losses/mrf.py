@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxstyle.losses.base import Key, StyleLoss
+from jaxstyle.losses.base import Key, StyleLoss, position_weights
 from jaxstyle.losses.terms import Features, Guide, Scalar
 
 #: The MRF loss keeps so many patches of a style picture, on a regular grid.

@@ -16,11 +16,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Key
 
-from jaxstyle.losses import terms
 from jaxstyle.losses.base import StyleLoss
 from jaxstyle.losses.gram import guided_gram
 from jaxstyle.losses.recipes import Weighting
 from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.terms import (
+    gatys_content,
+    ivanov2017_content,
+    ivanov2017_style,
+    squared_variation,
+    total_variation,
+)
 from jaxstyle.network import convolution, vgg
 
 Scalar = Float[Array, ""]
@@ -40,13 +46,13 @@ class Form(NamedTuple):
     remat: bool = False
 
 
-GATYS = Form(terms.gatys_content, STYLE_LOSSES["gram"], terms.squared_variation)
+GATYS = Form(gatys_content, STYLE_LOSSES["gram"], squared_variation)
 IVANOV2017 = Form(
-    terms.ivanov2017_content,
+    ivanov2017_content,
     STYLE_LOSSES["gram"]._replace(
-        loss=lambda features, guide, target: terms.ivanov2017_style(guided_gram(features, guide), target)
+        loss=lambda features, guide, target: ivanov2017_style(guided_gram(features, guide), target)
     ),
-    terms.total_variation,
+    total_variation,
 )
 FORMS = {"gatys": GATYS, "ivanov2017": IVANOV2017}
 

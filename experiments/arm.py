@@ -1,0 +1,176 @@
+"""One optimizer on a task: its programs, compiled once, and its run in a directory."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.cache import Cache, signature
+from experiments.settings import Settings
+from experiments.task import Task
+from jaxstyle import training
+from jaxstyle.errors import UserError
+from jaxstyle.images import pictures, start
+from jaxstyle.network import convolution
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import journal, loop, memory
+
+
+class Compiled(NamedTuple):
+    """What one scale of an arm needs, compiled, and the seconds that this took.
+
+    `begin` takes the problem, and the start image with the hyperparameters or the last state of the scale before.
+    `memory` is in bytes, for the last scale; it is not known for what runs on the host.
+    """
+
+    begin: Callable[..., training.TransferState]
+    structure: training.TransferState
+    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+    result: Callable[[training.TransferState], jax.Array]
+    seconds: float
+    memory: int | None
+
+
+def parse_optimizer(settings: Settings) -> catalogue.Spec:
+    """The optimizer of the settings.
+
+    Raises:
+      UserError: there is none of this name, or it cannot do what the settings ask for.
+    """
+    spec = catalogue.parse(settings.optimizer, settings.loss)
+    if settings.clip and spec.name in catalogue.ON_HOST:
+        raise UserError(f"--clip: {spec.name} cannot clip its iterates; lbfgs can")
+    return spec
+
+
+def hyperparameters(spec: catalogue.Spec, seed: int) -> dict[str, jax.Array]:
+    """The traced hyperparameters as arrays, and the random key for an optimizer that wants one."""
+    values = {name: jnp.float32(value) for name, value in spec.traced.items()}
+    if spec.needs_key:
+        values["key"] = start.stream(seed, "optimizer")
+    return values
+
+
+def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache) -> Compiled:
+    """The programs for an optimizer at a scale, compiled once for the same form, statics and shapes.
+
+    Raises:
+      UserError: there is not the memory for this scale or the last.
+    """
+    static = (task.form, spec.name, spec.static, task.settings.clip, task.settings.keep)
+    program, on_host = training.program(*static), spec.name in catalogue.ON_HOST
+    values, problem, shape = (
+        hyperparameters(spec, task.settings.seed),
+        task.problem(number),
+        task.shapes[number],
+    )
+
+    def structure(number: int) -> training.TransferState:
+        if on_host:  # whose first call compiles the evaluation; that of a run is then as fast as all others
+            return program.init(task.problem(number), jnp.zeros(task.shapes[number]), values)
+        image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
+        return jax.eval_shape(program.init, task.problem(number), image, values)
+
+    if number == 0:
+        begin, before = program.init, (task.start, values)
+    else:
+        begin, before = functools.partial(program.grow, shape), (structure(number - 1),)
+
+    def compile_() -> Compiled:
+        begun = time.perf_counter()
+        if on_host:
+            here, needed = structure(number), None
+            ready = begin, here, program.step
+        else:
+            lowered = convolution.jit(begin).lower(problem, *before)
+            here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
+            step = convolution.jit(program.step, donate_argnums=1).lower(problem, here)
+            ready = lowered.compile(), here, step.compile()
+            # Memory grows with the image: what the last scale will need is known before the first begins.
+            needed = int(memory.required(ready[2]) * np.prod(task.shapes[-1]) / np.prod(shape))
+            memory.check(needed, memory.available(), *task.shapes[-1][:2])
+            memory.keep_freed(needed)
+        return Compiled(*ready, jax.jit(program.result), time.perf_counter() - begun, needed)
+
+    return cache.get((static, shape, signature((problem, before))), compile_)
+
+
+def run(
+    task: Task,
+    spec: catalogue.Spec,
+    cache: Cache,
+    directory: pathlib.Path,
+    comment: str,
+    *,
+    on_compiled: Callable[[float], None],
+    report: Callable[[np.ndarray], None],
+    checkpoint_seconds: float,
+) -> loop.Result:
+    """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
+
+    Args:
+      task: the problem.
+      spec: the optimizer.
+      cache: of compiled programs.
+      directory: of the run.
+      comment: text that the picture carries.
+      on_compiled: is told the seconds that compiling took, for each scale.
+      report: is told each row of the metrics.
+      checkpoint_seconds: see `loop.execute`.
+    """
+    settings, scales = task.settings, len(task.shapes)
+    manifest = describe(task, spec)
+
+    def load(number: int) -> loop.Programs:
+        ready, problem = compiled(task, spec, number, cache), task.problem(number)
+        manifest["compile_seconds"] += ready.seconds
+        on_compiled(ready.seconds)
+
+        def begin(state: training.TransferState | None) -> training.TransferState:
+            # The step is given its state's buffers to write into, so the start image must be a copy.
+            first = jnp.copy(task.start), hyperparameters(spec, settings.seed)
+            return ready.begin(problem, *((state,) if number else first))
+
+        return loop.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
+
+    snapshots = directory / "snapshots"
+
+    def watch(step: int, image: Callable[[], np.ndarray]) -> None:
+        if settings.save_every and step % settings.save_every == 0:
+            snapshots.mkdir(exist_ok=True)
+            pictures.write(snapshots / f"{step:06}.png", task.finish(image()))
+
+    def save(image: np.ndarray) -> None:
+        pictures.write(directory / "image.png", task.finish(image), comment, bits=settings.bits)
+        if settings.save_every:
+            frames = [*sorted(snapshots.glob("*.png")), directory / "image.png"]
+            pictures.write_animation(directory / "animation.webp", frames)
+
+    return loop.execute(
+        directory,
+        manifest,
+        [loop.Stage(settings.steps * (k + 1) // scales, functools.partial(load, k)) for k in range(scales)],
+        save=save,
+        report=report,
+        watch=watch,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+def describe(task: Task, spec: catalogue.Spec) -> dict[str, Any]:
+    """The manifest of a run that begins."""
+    return (
+        journal.environment()
+        | task.facts
+        | {
+            "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},
+            "shape": list(task.shapes[-1]),
+            "steps": task.settings.steps,
+            "compile_seconds": 0.0,
+        }
+    )

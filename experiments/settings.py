@@ -1,0 +1,257 @@
+"""What decides a run: one frozen value, its flags, and their text in `run.flags`.
+
+    settings = read(optimizer="adam")     # the flags of this process, once, in a command's main
+    text = record(settings)               # the text of run.flags
+    assert parse(text) == settings
+
+Every shared flag is a field of `Settings`, with its default, bounds and help. Below a command's main nothing reads a
+flag and nothing writes one: what differs is made by `dataclasses.replace`.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from jaxstyle import training
+from jaxstyle.errors import UserError
+from jaxstyle.images import color
+from jaxstyle.losses import objective
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.network import convolution
+
+
+def path(text: str) -> str:
+    """A path as it is, or as a percent-encoded `file:` URI, which may stand for any name in one line."""
+    kind, colon, name = text.partition(":")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else text
+
+
+class PathParser(flags.ArgumentParser):
+    """See `path`."""
+
+    def parse(self, argument: str) -> str:
+        return path(argument)
+
+
+def _serialize_path(value: str) -> str:
+    """A path as one line of a flagfile, which neither ends lines within values nor keeps spaces at their ends."""
+    if value.isprintable() and value.strip() == value and not value.startswith("file:"):
+        return value
+    return f"file:{urllib.parse.quote(os.fsencode(value))}"
+
+
+def _field(define: Callable, default: Any, help_: str, **options: Any) -> Any:
+    define = functools.partial(define, default=default, help=help_, **options)
+    return dataclasses.field(default=default, metadata={"define": define})
+
+
+_text = functools.partial(_field, flags.DEFINE_string)
+_texts = functools.partial(_field, flags.DEFINE_multi_string)
+_number = functools.partial(_field, flags.DEFINE_float)
+_count = functools.partial(_field, flags.DEFINE_integer)
+_switch = functools.partial(_field, flags.DEFINE_bool)
+_path = functools.partial(_field, flags.DEFINE, parser=PathParser())
+_paths = functools.partial(
+    _field, flags.DEFINE_multi, parser=PathParser(), serializer=flags.ArgumentSerializer()
+)
+
+
+def _choice(default: str | None, choices: Sequence[str], help_: str) -> Any:
+    return _field(flags.DEFINE_enum, default, help_, enum_values=choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values of the flags that decide a run, by their names. None is what suits the others."""
+
+    content: str | None = _path(
+        "sample:portrait", "The photo: a picture file, or sample:portrait or sample:cat."
+    )
+    style: tuple[str, ...] | None = _paths(
+        ("sample:night",),
+        "The style picture: a file, or sample:night or sample:facets; with a share, as in a.jpg:2, if there are "
+        "several.",
+    )
+    size: str = _text("400", "Longer side of the result in pixels, aspect kept; WxH fixes both sides.")
+    resize: str = _choice(
+        "lanczos",
+        ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
+        "Pillow's filter for bringing the input pictures to size; the 2017 study had nearest.",
+    )
+    weights: str = _path(
+        "vgg16-torchvision",
+        "The network: vgg16-torchvision, vgg16-keras (extra keras-weights), or a .safetensors or .h5 file.",
+    )
+    loss: str = _choice(
+        "gatys",
+        sorted(objective.FORMS),
+        "Form of the losses: gatys is Gatys et al. 2016, ivanov2017 that of the study.",
+    )
+    content_weight: float | None = _number(
+        None, "Weight of the content loss; by default what suits --loss.", lower_bound=0
+    )
+    style_weight: float | None = _number(
+        None, "Weight of the style loss; by default what suits --loss and --size.", lower_bound=0
+    )
+    tv_weight: float | None = _number(
+        None, "Weight of the total variation; by default what suits --loss.", lower_bound=0
+    )
+    content_layer: tuple[str, ...] = _texts(
+        ("block4_conv2",), "Layer of the content loss as NAME or NAME:weight; repeatable."
+    )
+    style_layer: tuple[str, ...] | None = _texts(
+        None, "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss."
+    )
+    style_loss: str = _choice(
+        "gram",
+        list(STYLE_LOSSES),
+        "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), "
+        "distributions along random directions (sliced), or patches (mrf).",
+    )
+    style_scale: float = _number(
+        1.0,
+        "Size of the style pictures, relative to --size: larger gives larger brush strokes.",
+        lower_bound=0.05,
+        upper_bound=20,
+    )
+    pooling: str = _choice("max", list(convolution.POOLING), "How the network shrinks its feature maps.")
+    padding: str | None = _choice(
+        None,
+        ["zero", "edge"],
+        "What the network sees around the image: zeros, or its edge continued, which keeps borders clean. By "
+        "default edge, and zero for --loss=ivanov2017.",
+    )
+    preserve_color: str = _choice(
+        "none",
+        list(color.PRESERVE),
+        "Keep the photo's colours: style in luminance alone, or style pictures recoloured by histogram or by a "
+        "linear map.",
+    )
+    content_mask: tuple[str, ...] | None = _paths(
+        None,
+        "Picture whose white is the region of the photo that takes a style; one for each --style, in their order.",
+    )
+    style_mask: tuple[str, ...] | None = _paths(
+        None,
+        "Picture whose white is the region of a style picture that its style is taken from; one for each --style.",
+    )
+    content_weight_mask: str | None = _path(
+        None, "Picture whose white is where the photo is kept; the weight of the content loss goes there."
+    )
+    init: str = _path(
+        "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
+    )
+    steps: int = _count(200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1)
+    scales: int | None = _count(
+        None,
+        "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as leave "
+        "the "
+        "longer side 256 pixels or more; 1 in compare and sweep, for --loss=ivanov2017, and from a start picture.",
+        lower_bound=1,
+        upper_bound=16,
+    )
+    clip: bool = _switch(False, "Bring every iterate to [0, 255], not the result alone.")
+    keep: str = _choice(
+        "last",
+        list(training.KEEPERS),
+        "Which image is the result: the last, the one of the lowest loss, or an average that forgets 1 % a step.",
+    )
+    save_every: int = _count(
+        0,
+        "Steps between pictures in snapshots/, of which animation.webp is made at the end; 0 is none.",
+        lower_bound=0,
+    )
+    bits: int = _count(8, "Of each colour in the result: 8, or 16 for PNG and TIFF.")
+    seed: int = _count(
+        0, "Every random number of the run comes from it.", lower_bound=0, upper_bound=2**32 - 1
+    )
+    convolution: str = _choice(
+        "auto",
+        ["auto", "direct", "winograd"],
+        "How the 3x3 convolutions are computed; auto takes the faster for each layer.",
+    )
+    remat: bool = _switch(
+        False,
+        "Compute feature maps a second time instead of keeping them: less memory, more time, the same result.",
+    )
+    deterministic: bool = _switch(True, "Ask a GPU for the same bits every time; a CPU gives them anyway.")
+    optimizer: str = "lbfgs"  # whose flag is a command's: `compare` and `sweep` take several
+
+
+#: Flags whose values are paths, which may hold any character.
+_PATHS = ("content", "style", "weights", "content_mask", "style_mask", "content_weight_mask", "init")
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def _define(values: flags.FlagValues) -> None:
+    for name, field in _FIELDS.items():
+        if field.metadata:
+            field.metadata["define"](name=name, flag_values=values)
+    check = functools.partial(flags.register_validator, flag_values=values)
+    check("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
+    check("style_scale", math.isfinite, "must be a number")
+
+
+_define(flags.FLAGS)
+
+
+def _from(values: Mapping[str, Any]) -> Settings:
+    return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def given(name: str) -> bool:
+    """Whether the flag stands in this process's command line or in a flagfile there."""
+    return flags.FLAGS[name].present > 0
+
+
+def read(**commands: Any) -> Settings:
+    """The flags of this process, with the fields that are not shared flags as the command gives them."""
+    return _from(
+        {name: flags.FLAGS[name].value for name, field in _FIELDS.items() if field.metadata} | commands
+    )
+
+
+def record(settings: Settings, **commands: Any) -> str:
+    """The text of `run.flags`: a line for each value, by name; None has none.
+
+    Args:
+      settings: of the run.
+      commands: values of flags that a command has besides, or in place of those of the settings.
+    """
+    values = dataclasses.asdict(settings) | commands
+    return "".join(f"{line}\n" for name in sorted(values) for line in _lines(name, values[name]))
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no{name}"]
+    serialize = _serialize_path if name in _PATHS else str
+    return [f"--{name}={serialize(each)}" for each in (value if isinstance(value, tuple) else (value,))]
+
+
+def parse(text: str) -> Settings:
+    """The settings of a `run.flags`; where it is silent, the defaults.
+
+    Raises:
+      UserError: a flag or a value that the record of a run cannot have, or no photo.
+    """
+    values = flags.FlagValues()
+    _define(values)
+    flags.DEFINE_string("optimizer", Settings.optimizer, "", flag_values=values)
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith(("#", "//"))]
+    try:
+        rest = values(["run.flags", *lines])[1:]
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())}; an intact record is needed") from error
+    if rest or not values["content"].present:
+        raise UserError(f"has {rest[0]!r}" if rest else "has no --content; the record of a run is needed")
+    return _from({name: values[name].value for name in _FIELDS})

@@ -1,0 +1,110 @@
+"""The plan of the house, read from the imports: floors, pure wings, and flags that end at the door."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+#: From the ground up. A floor knows itself and those below it.
+FLOORS = (
+    *("errors", "files", "network", "images", "losses", "quality", "optimizers", "training"),
+    *("runs", "lab", "notebook", "experiments"),
+)
+
+#: Modules that do nothing but compute.
+PURE = (
+    *("network/convolution.py", "network/vgg.py", "images/color.py", "images/start.py"),
+    *("losses/*.py", "optimizers/*.py", "quality.py", "training.py"),
+)
+EFFECTS = {
+    "absl",
+    "PIL",
+    "os",
+    "time",
+    "tqdm",
+    "matplotlib",
+    "orbax",
+    "pathlib",
+    "subprocess",
+    "signal",
+    "logging",
+}
+
+MODULES = sorted([*ROOT.glob("jaxstyle/**/*.py"), *ROOT.glob("experiments/*.py")])
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(module: str) -> int | None:
+    """The floor of a module by its dotted name, if it is one of ours."""
+    package, *rest = module.split(".")
+    if package == "experiments":
+        return FLOORS.index("experiments")
+    return FLOORS.index(rest[0]) if package == "jaxstyle" and rest and rest[0] in FLOORS else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_floor_knows_those_below_it_and_none_above(path):
+    if path == ROOT / "jaxstyle" / "__init__.py":
+        return  # the face: it names what is exported and imports nothing itself
+    own = floor(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert own is not None, "a new floor has its place in FLOORS"
+    above = {name for name in imports(path) if (other := floor(name)) is not None and other > own}
+    assert not above
+
+
+@pytest.mark.parametrize("pattern", PURE)
+def test_pure_modules_have_no_effects(pattern):
+    paths = list((ROOT / "jaxstyle").glob(pattern))
+    assert paths
+    for path in paths:
+        assert not {name.split(".")[0] for name in imports(path)} & EFFECTS, path
+
+
+def reads(tree: ast.AST) -> list[ast.AST]:
+    """Where code reads or writes flags: `FLAGS`, or the value of a holder, which has capitals."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr == "FLAGS")
+        or (
+            isinstance(node, ast.Attribute)
+            and node.attr == "value"
+            and (getattr(node.value, "id", None) or getattr(node.value, "attr", "")).isupper()
+        )
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_flags_end_at_the_door(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.parent.name == "experiments" and path.stem in ("settings", "launch"):
+        assert reads(tree)
+        return
+    opening = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "main":
+            opening = [read for statement in node.body[:3] for read in reads(statement)]
+    assert len(reads(tree)) == len(opening), "flags are read in the first three statements of main alone"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/*.py")), ids=lambda path: path.stem)
+def test_commands_keep_nothing_between_calls(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for decorator in getattr(node, "decorator_list", []):
+            assert "cache" not in ast.unparse(decorator)
+        if isinstance(node, ast.AnnAssign | ast.Assign):
+            value, names = node.value, ast.unparse(getattr(node, "target", None) or node.targets[0])
+            empty = isinstance(value, ast.Dict | ast.List | ast.Set) and not ast.unparse(value).strip("{}[]")
+            assert not empty, f"{names} is a store"
