@@ -1,23 +1,46 @@
-"""The six lines that the README shows, as they stand there, on pictures of the test's own."""
+"""The library's face: its names, and the lines that the README shows, as they stand there, on small pictures."""
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 
-from jaxstyle.images import pictures
+import jaxstyle
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_the_readmes_six_lines_make_a_picture(tmp_path, monkeypatch):
-    readme = pathlib.Path(__file__).parent.parent / "README.md"
-    code = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.S)[1]
+@pytest.mark.parametrize("code", CODE, ids=["three lines", "six lines"])
+def test_the_readmes_lines_make_a_picture(tmp_path, monkeypatch, code):
     rng = np.random.default_rng(0)
     for name in ("me.jpg", "painting.jpg"):
-        pictures.write(tmp_path / name, rng.uniform(0, 255, (24, 32, 3)))
+        jaxstyle.write_picture(tmp_path / name, rng.uniform(0, 255, (24, 32, 3)))
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(code.replace("400", "32").replace("steps=200", "steps=3"), scope)
     assert scope["image"].shape == (24, 32, 3)
     assert scope["metrics"].total.shape == (4,)
     assert scope["metrics"].total[-1] < scope["metrics"].total[0]
-    assert pictures.read("painted.png", 32).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("name", jaxstyle.EXPORTS)
+def test_every_exported_name_is_there_and_says_what_it_is(name):
+    value = getattr(jaxstyle, name)
+    assert isinstance(value, dict) or value.__doc__
+
+
+def test_what_is_not_exported_is_named():
+    with pytest.raises(AttributeError, match="no attribute 'magic'"):
+        _ = jaxstyle.magic
+    assert set(jaxstyle.EXPORTS) <= set(dir(jaxstyle))
+
+
+def test_importing_the_library_imports_nothing_else():
+    code = "import jaxstyle, sys; print('jax' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -1,0 +1,53 @@
+"""What a notebook needs to paint a picture in one call."""
+
+import jax
+from jaxtyping import Float
+
+from jaxstyle import training
+from jaxstyle.losses import objective, recipes
+from jaxstyle.network import vgg, weights
+from jaxstyle.optimizers import catalogue
+
+Image = Float[jax.Array, "height width 3"]
+
+
+def stylize(
+    content: Image,
+    *styles: Image,
+    steps: int = 200,
+    optimizer: str = "lbfgs",
+    network: weights.Weights | None = None,
+    recipe: recipes.Recipe = recipes.RECIPES["gatys"],
+    form: objective.Form = objective.GATYS,
+) -> tuple[Image, training.Metrics]:
+    """The photo `content` in the manner of one or more style pictures, at one size.
+
+    `python -m experiments.stylize` does the same from coarse to fine, on files, and can be stopped.
+
+    Args:
+      content: float32, RGB in [0, 255]; the result has its shape.
+      styles: float32, RGB in [0, 255], of any shapes; they are blended in equal shares.
+      steps: iterations of the optimizer.
+      optimizer: as on the command line, `NAME` or `NAME:key=value,key=value`.
+      network: as `load_weights` gives it; by default torchvision's VGG16.
+      recipe: layers and weights.
+      form: of the losses.
+
+    Returns:
+      The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
+
+    Raises:
+      TypeError: no style picture is given.
+      UserError: the optimizer is none.
+      KeyError: the network has no layer that the recipe names.
+    """
+    if not styles:
+        raise TypeError("stylize() needs one style picture or more")
+    spec = catalogue.parse(optimizer)
+    network = network or weights.load("vgg16-torchvision")
+    deepest = max(*recipe.content_layers, *recipe.style_layers)
+    prepared = vgg.prepare(network.network, deepest, padding=recipe.padding)
+    weighting = recipes.weighting(recipe, content.shape)
+    wanted = [objective.Style(style) for style in styles]
+    problem = objective.pose(form, prepared, content, wanted, weighting)
+    return training.run(form, problem, content, spec, steps)
