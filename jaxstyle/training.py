@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from jaxstyle.losses import objective
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.optimizers.base import Iterate
+from jaxstyle.optimizers.base import Iterate, Optimizer
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -123,6 +123,85 @@ def _is_finite(iterate: Iterate) -> Bool[Array, ""]:
     return jnp.isfinite(evaluation.total) & jnp.all(jnp.isfinite(evaluation.gradient))
 
 
+class Method(NamedTuple):
+    """What the parts of a program have in common."""
+
+    evaluate: Callable[[objective.Problem, Image], objective.Evaluation]
+    project: Callable[[Image], Image]
+    build: Callable[..., Optimizer]
+    keeper: Keeper
+
+
+def _visit(method: Method, problem: objective.Problem, image: Image) -> Iterate:
+    image = method.project(image)
+    return Iterate(image, method.evaluate(problem, image))
+
+
+def _begin(
+    method: Method,
+    start: Iterate,
+    memory: Any,
+    evaluations: Int[Array, ""],
+    hyperparameters: Mapping[str, Array],
+) -> TransferState:
+    """Step 0, from an optimizer's state at the start."""
+    return TransferState(
+        step=jnp.int32(0),
+        evaluations=evaluations,
+        iterate=start,
+        optimizer=memory,
+        hyperparameters=hyperparameters,
+        diverged=~_is_finite(start),
+        converged=jnp.bool_(False),
+        kept=method.keeper.init(start),
+    )
+
+
+def _init(
+    method: Method, problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]
+) -> TransferState:
+    start = _visit(method, problem, image)
+    memory = method.build(**hyperparameters).init(start)
+    return _begin(method, start, memory, jnp.int32(1), hyperparameters)
+
+
+def _step(method: Method, problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
+    optimizer = method.build(**state.hyperparameters)
+    visit = functools.partial(_visit, method, problem)
+    outcome = optimizer.step(visit, state.iterate, state.optimizer)
+    diverged = state.diverged | ~_is_finite(outcome.iterate)
+    iterate, kept = jax.tree.map(
+        lambda old, new: jnp.where(diverged, old, new),
+        (state.iterate, state.kept),
+        (outcome.iterate, method.keeper.update(state.kept, outcome.iterate)),
+    )
+    new = TransferState(
+        step=state.step + 1,
+        evaluations=state.evaluations + outcome.evaluations,
+        iterate=iterate,
+        optimizer=outcome.state,
+        hyperparameters=state.hyperparameters,
+        diverged=diverged,
+        converged=state.converged | outcome.converged,
+        kept=kept,
+    )
+    return new, metrics(new)
+
+
+def _grow(
+    method: Method, shape: Sequence[int], problem: objective.Problem, state: TransferState
+) -> TransferState:
+    image = jax.image.resize(_result(method, state), shape, "cubic")
+    start, optimizer = _visit(method, problem, image), method.build(**state.hyperparameters)
+    memory = optimizer.carry(state.optimizer, state.iterate, start)
+    grown = _begin(method, start, memory, state.evaluations + 1, state.hyperparameters)
+    return grown._replace(step=state.step)
+
+
+def _result(method: Method, state: TransferState) -> Image:
+    return method.keeper.image(state.kept, state.iterate)
+
+
 @functools.cache
 def program(
     form: objective.Form,
@@ -147,67 +226,12 @@ def program(
     """
     if clip and name in catalogue.ON_HOST:
         raise ValueError(f"{name} cannot clip its iterates")
-    build, keeper = catalogue.build(name, static), KEEPERS[keep]
     evaluate = functools.partial(objective.evaluate, form)
     if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
     project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
-
-    def visit(problem: objective.Problem, image: Image) -> Iterate:
-        image = project(image)
-        return Iterate(image, evaluate(problem, image))
-
-    def begin(
-        start: Iterate, memory: Any, evaluations: Array, hyperparameters: Mapping[str, Array]
-    ) -> TransferState:
-        return TransferState(
-            step=jnp.int32(0),
-            evaluations=evaluations,
-            iterate=start,
-            optimizer=memory,
-            hyperparameters=hyperparameters,
-            diverged=~_is_finite(start),
-            converged=jnp.bool_(False),
-            kept=keeper.init(start),
-        )
-
-    def init(problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
-        start = visit(problem, image)
-        memory = build(**hyperparameters).init(start)
-        return begin(start, memory, jnp.int32(1), hyperparameters)
-
-    def step(problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
-        optimizer = build(**state.hyperparameters)
-        outcome = optimizer.step(functools.partial(visit, problem), state.iterate, state.optimizer)
-        diverged = state.diverged | ~_is_finite(outcome.iterate)
-        iterate, kept = jax.tree.map(
-            lambda old, new: jnp.where(diverged, old, new),
-            (state.iterate, state.kept),
-            (outcome.iterate, keeper.update(state.kept, outcome.iterate)),
-        )
-        new = TransferState(
-            step=state.step + 1,
-            evaluations=state.evaluations + outcome.evaluations,
-            iterate=iterate,
-            optimizer=outcome.state,
-            hyperparameters=state.hyperparameters,
-            diverged=diverged,
-            converged=state.converged | outcome.converged,
-            kept=kept,
-        )
-        return new, metrics(new)
-
-    def grow(shape: Sequence[int], problem: objective.Problem, state: TransferState) -> TransferState:
-        image = jax.image.resize(result(state), shape, "cubic")
-        start, optimizer = visit(problem, image), build(**state.hyperparameters)
-        memory = optimizer.carry(state.optimizer, state.iterate, start)
-        grown = begin(start, memory, state.evaluations + 1, state.hyperparameters)
-        return grown._replace(step=state.step)
-
-    def result(state: TransferState) -> Image:
-        return keeper.image(state.kept, state.iterate)
-
-    return Program(init, step, grow, result)
+    method = Method(evaluate, project, catalogue.build(name, static), KEEPERS[keep])
+    return Program(*(functools.partial(part, method) for part in (_init, _step, _grow, _result)))
 
 
 def run(

@@ -331,7 +331,7 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
             pass
         holder.kill()
     with workdir.claimed(tmp_path):
-        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+        assert f"process {os.getpid()}" in (tmp_path / workdir.LOCK).read_text()
 
 
 @pytest.mark.parametrize("path", ["file", "file/under", "long" * 100, "nul\0"])

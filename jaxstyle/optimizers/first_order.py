@@ -20,13 +20,20 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
         return Outcome(visit(image), state, jnp.int32(1), jnp.bool_(False))
 
     def carry(state: Any, before: Iterate, iterate: Iterate) -> Any:
-        """What is there for each pixel is resized like the image, linearly: second moments stay positive."""
-        shape = iterate.image.shape
+        """Arrays that follow the image's shape are resized, linearly: second moments stay positive.
+
+        Where one changes its rank (adafactor factors its moments from 128 pixels on), all begins anew: a count of
+        steps that went on would take the empty moments beside it for those of many steps.
+        """
+        del before
+        fresh = transformation.init(iterate.image)
+        pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True))
+        if any(jnp.ndim(old) != jnp.ndim(new) for old, new in pairs):
+            return fresh
         return jax.tree.map(
-            lambda leaf: (
-                jax.image.resize(leaf, shape, "linear") if leaf.shape == before.image.shape else leaf
-            ),
+            lambda old, new: old if old.shape == new.shape else jax.image.resize(old, new.shape, "linear"),
             state,
+            fresh,
         )
 
     return Optimizer(lambda iterate: transformation.init(iterate.image), step, carry)

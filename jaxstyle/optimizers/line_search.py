@@ -18,22 +18,89 @@ from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit
 ROUNDING = 1e-6
 
 
+class Bracket(NamedTuple):
+    """Step sizes between which a step of the Wolfe conditions is: `low` decreases enough, `high` does not."""
+
+    low: Scalar
+    low_total: Scalar
+    low_slope: Scalar
+    high: Scalar
+
+
 class Search(NamedTuple):
     """What a line search found.
 
     `accepted` tells whether the conditions hold at `iterate`. Where they do not, `iterate` is the best one that
-    was tried, or the one that the search began from if none was better.
+    was tried, or the one that the search began from if none was better. `trial` is the step size to try next.
     """
 
     iterate: Iterate
     stepsize: Scalar
     evaluations: Int[Array, ""]
     accepted: Bool[Array, ""]
-    low: Scalar
-    low_total: Scalar
-    low_slope: Scalar
-    high: Scalar
+    bracket: Bracket
     trial: Scalar
+
+
+class Conditions(NamedTuple):
+    """c₁ and c₂ of the weak Wolfe conditions, see `wolfe`."""
+
+    sufficient_decrease: Scalar | float
+    curvature: Scalar | float
+
+
+class Trial(NamedTuple):
+    """The objective at a step size: φ(t) is its iterate's total.
+
+    Where `visit` moved pixels, both slopes are those along the direction without them.
+    """
+
+    t: Scalar
+    iterate: Iterate
+    slope_0: Scalar
+    slope_t: Scalar
+
+
+def attempt(visit: Visit, start: Iterate, direction: Image, t: Scalar) -> Trial:
+    """Evaluates the objective once, at a step size."""
+    image = start.image + t * direction
+    iterate = visit(image)
+    free = jnp.where(iterate.image == image, direction, 0)
+    slope_0 = jnp.minimum(jnp.vdot(start.evaluation.gradient, free), 0)
+    return Trial(t, iterate, slope_0, jnp.vdot(iterate.evaluation.gradient, free))
+
+
+def judge(
+    trial: Trial, total: Scalar, conditions: Conditions
+) -> tuple[Bool[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+    """Whether a trial is finite, whether it has decreased `total` = φ(0) enough, and whether it is accepted."""
+    found, c1 = trial.iterate.evaluation.total, conditions.sufficient_decrease
+    decrease = found <= total + c1 * trial.t * trial.slope_0
+    flat = (found <= total + ROUNDING * jnp.abs(total)) & (trial.slope_t <= (2 * c1 - 1) * trial.slope_0)
+    finite = jnp.isfinite(found) & jnp.isfinite(trial.slope_t)
+    low_enough = finite & (decrease | flat)
+    return finite, low_enough, low_enough & (trial.slope_t >= conditions.curvature * trial.slope_0)
+
+
+def narrow(
+    bracket: Bracket, trial: Trial, finite: Bool[Array, ""], low_enough: Bool[Array, ""]
+) -> tuple[Bracket, Scalar]:
+    """The bracket with an end at the trial, and the step size to try next."""
+    total = trial.iterate.evaluation.total
+    new = (trial.t, total, trial.slope_t)
+    low, low_total, low_slope = (
+        jnp.where(low_enough, here, there) for here, there in zip(new, bracket[:3], strict=True)
+    )
+    high = jnp.where(low_enough, bracket.high, trial.t)
+    bracketed = jnp.isfinite(high)
+    width = jnp.where(bracketed, high - low, 0.0)
+    # Minimum of the parabola through φ(low), φ'(low) and the trial that was too high.
+    bend = total - low_total - low_slope * width
+    parabola = -low_slope * width**2 / (2 * jnp.where(bend > 0, bend, jnp.inf))
+    inside = low + jnp.clip(parabola, 0.1 * width, 0.5 * width)
+    halfway = low + 0.5 * width
+    interpolated = jnp.where(low_enough | ~finite, halfway, inside)
+    return Bracket(low, low_total, low_slope, high), jnp.where(bracketed, interpolated, 4 * trial.t)
 
 
 def wolfe(
@@ -58,59 +125,23 @@ def wolfe(
       max_evaluations: the search gives up after so many.
     """
     total, slope = start.evaluation.total, jnp.vdot(start.evaluation.gradient, direction)
+    conditions = Conditions(sufficient_decrease, curvature)
 
     def unfinished(search: Search) -> Bool[Array, ""]:
         # A direction that does not descend has nothing to be searched.
         return (slope < 0) & ~search.accepted & (search.evaluations < max_evaluations)
 
     def try_one(search: Search) -> Search:
-        t = search.trial
-        image = start.image + t * direction
-        iterate = visit(image)
-        evaluation = iterate.evaluation
-        free = jnp.where(iterate.image == image, direction, 0)
-        slope_0 = jnp.minimum(jnp.vdot(start.evaluation.gradient, free), 0)
-        slope_t = jnp.vdot(evaluation.gradient, free)
-        decrease = evaluation.total <= total + sufficient_decrease * t * slope_0
-        flat = (evaluation.total <= total + ROUNDING * jnp.abs(total)) & (
-            slope_t <= (2 * sufficient_decrease - 1) * slope_0
+        trial = attempt(visit, start, direction, search.trial)
+        finite, low_enough, accepted = judge(trial, total, conditions)
+        better = accepted | (finite & (trial.iterate.evaluation.total < search.iterate.evaluation.total))
+        iterate, stepsize = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old),
+            (trial.iterate, trial.t),
+            (search.iterate, search.stepsize),
         )
-        finite = jnp.isfinite(evaluation.total) & jnp.isfinite(slope_t)
-        low_enough = finite & (decrease | flat)
-        accepted = low_enough & (slope_t >= curvature * slope_0)
-        better = accepted | (finite & (evaluation.total < search.iterate.evaluation.total))
-        low, low_total, low_slope = (
-            jnp.where(low_enough, new, old)
-            for new, old in (
-                (t, search.low),
-                (evaluation.total, search.low_total),
-                (slope_t, search.low_slope),
-            )
-        )
-        high = jnp.where(low_enough, search.high, t)
-        bracketed = jnp.isfinite(high)
-        width = jnp.where(bracketed, high - low, 0.0)
-        # Minimum of the parabola through φ(low), φ'(low) and the trial that was too high.
-        bend = evaluation.total - low_total - low_slope * width
-        parabola = -low_slope * width**2 / (2 * jnp.where(bend > 0, bend, jnp.inf))
-        inside = low + jnp.clip(parabola, 0.1 * width, 0.5 * width)
-        halfway = low + 0.5 * width
-        interpolated = jnp.where(low_enough | ~finite, halfway, inside)
-        return Search(
-            iterate=jax.tree.map(
-                lambda new, old: jnp.where(better, new, old),
-                iterate,
-                search.iterate,
-            ),
-            stepsize=jnp.where(better, t, search.stepsize),
-            evaluations=search.evaluations + 1,
-            accepted=accepted,
-            low=low,
-            low_total=low_total,
-            low_slope=low_slope,
-            high=high,
-            trial=jnp.where(bracketed, interpolated, 4 * t),
-        )
+        bracket, following = narrow(search.bracket, trial, finite, low_enough)
+        return Search(iterate, stepsize, search.evaluations + 1, accepted, bracket, following)
 
     zero = jnp.zeros_like(total)
     begin = Search(
@@ -118,10 +149,7 @@ def wolfe(
         stepsize=zero,
         evaluations=jnp.int32(0),
         accepted=jnp.bool_(False),
-        low=zero,
-        low_total=total,
-        low_slope=slope,
-        high=jnp.full_like(total, jnp.inf),
+        bracket=Bracket(zero, total, slope, jnp.full_like(total, jnp.inf)),
         trial=jnp.asarray(first_trial, total.dtype),
     )
     return jax.lax.while_loop(unfinished, try_one, begin)

@@ -70,6 +70,9 @@ class Checkpoints:
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def save(self, step: int, state: Any, rows: np.ndarray) -> None:
+        """Writes the checkpoint of a step, if that is not there."""
+        if step in self._steps():
+            return
         leaves = {f"{i:04}": _to_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         leaves = {name: leaf for name, leaf in leaves.items() if leaf.size} | {"rows": rows}  # orbax wants it
         draft = self._directory / "new"

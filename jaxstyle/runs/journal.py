@@ -22,6 +22,9 @@ from jaxstyle.files import write_atomically
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
+#: Of `environment`, what decides a result to the bit.
+DECISIVE = ("versions", "backend", "device", "cpu", "cores", "settings", "code_sha256")
+
 #: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
 _SETTINGS = {
     name: value
@@ -70,6 +73,14 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+def find_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The manifest of a run, or None where there is none or it is damaged."""
+    try:
+        return read_manifest(directory)
+    except UserError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
@@ -84,6 +95,45 @@ def environment() -> dict[str, Any]:
         "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
     }
+
+
+def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest's environment, what decides bits: the hash of the code does, its commit adds nothing."""
+    return {name: manifest.get(name) for name in DECISIVE}
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by dotted names."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two mappings, by dotted name: the value before, the value now; None is none."""
+    before, now = flat(before), flat(now)
+    pairs = {name: (before.get(name), now.get(name)) for name in sorted(before.keys() | now.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def resumed(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
+    """The changes of environment in a run that goes on from a step, `resumed` in its manifest.
+
+    Args:
+      before: the manifest as it was left. Steps after `step` are made anew: changes there do not count.
+      now: the manifest of this process.
+      step: from which the run goes on.
+    """
+    changes = before.get("resumed", [])
+    there = flat(decisive(before))
+    for change in reversed([change for change in changes if change["step"] >= step]):
+        there |= {name: pair[0] for name, pair in change["differs"].items()}
+    differs = differences(there, decisive(now))
+    kept = [change for change in changes if change["step"] < step]
+    return kept + [{"step": step, "differs": differs}] * bool(differs)
 
 
 def _cpu_model() -> str:

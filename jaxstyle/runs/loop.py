@@ -1,10 +1,8 @@
-"""A run, step by step: stages, the clock, checkpoints and signals. Effects only."""
+"""A run, step by step, over stages of one size each. Effects only."""
 
-import contextlib
+import functools
 import pathlib
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstyle import training
-from jaxstyle.errors import UserError
+from jaxstyle.runs import journal
 from jaxstyle.runs.checkpoints import Checkpoints
-from jaxstyle.runs.journal import COLUMNS, write_manifest, write_metrics
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was told to stop by `signal` and has written what resuming needs."""
-
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
-        self.exit_status = 128 + number
+from jaxstyle.runs.clocks import Pace, Stopwatch
+from jaxstyle.runs.journal import COLUMNS
+from jaxstyle.runs.signals import Interrupted, interruptible
 
 
 class Result(NamedTuple):
@@ -31,28 +23,6 @@ class Result(NamedTuple):
     image: np.ndarray
     rows: np.ndarray
     status: str
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of stopping; a second one stops at once."""
-    received: list[int] = []
-
-    def receive(number: int, _) -> None:
-        received.append(number)
-        give_back()
-
-    def give_back() -> None:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    wakeup = signal.set_wakeup_fd(-1)  # by which a command hears of signals at once
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        give_back()
 
 
 class Programs(NamedTuple):
@@ -78,6 +48,147 @@ class Stage(NamedTuple):
     load: Callable[[], Programs]
 
 
+class Stages:
+    """The stages of a run, of which one at a time is compiled."""
+
+    def __init__(self, stages: Sequence[Stage]):
+        self._stages = stages
+        self._loaded: dict[int, Programs] = {}
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def of(self, step: int) -> int:
+        """The number of the stage whose state is that of a step."""
+        return next(number for number, stage in enumerate(self._stages) if step <= stage.last)
+
+    def last(self, number: int) -> int:
+        return self._stages[number].last
+
+    def programs(self, number: int) -> Programs:
+        if number not in self._loaded:
+            self._loaded.clear()  # and with it the memory of the stage before
+            self._loaded[number] = self._stages[number].load()
+        return self._loaded[number]
+
+
+class Log:
+    """What a run writes of its way: rows, manifest and checkpoints. `step` is the last that has a row.
+
+    Args:
+      directory: claimed and begun.
+      manifest: see `execute`.
+      steps: of the whole run.
+    """
+
+    def __init__(self, directory: pathlib.Path, manifest: Mapping[str, Any], steps: int):
+        self.step, self.rows = 0, np.full((steps + 1, len(COLUMNS)), np.nan)
+        self._directory, self._manifest = directory, manifest
+        self._facts: dict[str, Any] = {}
+        self._checkpoints = Checkpoints(directory)
+
+    def restore(
+        self, structure: Callable[[int], training.TransferState]
+    ) -> tuple[training.TransferState | None, float]:
+        """The state of the newest checkpoint and the seconds spent until then, or None and 0."""
+        before = journal.find_manifest(self._directory) or dict(self._manifest)
+        # Until a state is there to go on from, what it was made with stays written.
+        journal.write_manifest(self._directory, before | {"status": "running", "steps_done": 0})
+        restored = self._checkpoints.restore(structure)
+        if restored is None:
+            self._write_manifest("running")
+            return None, 0.0
+        state, self.rows = restored
+        self.step = int(state.step)
+        if before.get("converged_at", len(self.rows)) <= self.step:
+            self._facts["converged_at"] = before["converged_at"]
+        if resumed := journal.resumed(before, self._manifest, self.step):
+            self._facts["resumed"] = resumed
+        self._write_manifest("running")
+        return state, float(self.rows[self.step, COLUMNS.index("seconds")])
+
+    def add(self, state: training.TransferState, seconds: float) -> np.ndarray:
+        """The row of a state, recorded."""
+        step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
+        self.step = int(step)
+        self.rows[step] = step, evaluations, seconds, *losses
+        return self.rows[step]
+
+    def repeat(self, last: int) -> None:
+        """Has the rows up to `last` be that of the step where the run converged."""
+        self._facts["converged_at"] = self.step
+        self.rows[self.step + 1 : last + 1] = self.rows[self.step]
+        self.rows[self.step + 1 : last + 1, 0] = np.arange(self.step + 1, last + 1)
+        self.step = last
+
+    def keep(self, status: str, state: training.TransferState) -> None:
+        """Writes what resuming from a state needs."""
+        self._checkpoints.save(self.step, state, self.rows)
+        self._write(status)
+
+    def end(self, status: str, seconds: float) -> None:
+        """Writes how the run ended, and forgets what resuming needed."""
+        self._facts |= {"seconds": seconds, "evaluations": int(self.rows[self.step, 1])}
+        self._write(status)
+        self._checkpoints.clear()
+
+    def _write(self, status: str) -> None:
+        journal.write_metrics(self._directory / "metrics.csv", self.rows[: self.step + 1])
+        self._write_manifest(status)
+
+    def _write_manifest(self, status: str) -> None:
+        facts = {"status": status, "steps_done": self.step} | self._facts
+        journal.write_manifest(self._directory, dict(self._manifest) | facts)
+
+
+class Walk(NamedTuple):
+    """A run on its way: what it goes through, and who hears of each step."""
+
+    stages: Stages
+    log: Log
+    stopwatch: Stopwatch
+    pace: Pace
+    signals: Sequence[int]
+    report: Callable[[np.ndarray], None]
+    watch: Callable[[int, Callable[[], np.ndarray]], None]
+
+    def begin(self, number: int, state: training.TransferState | None) -> training.TransferState:
+        """The state that a stage begins with, from the last of the stage before."""
+        if state is not None:
+            self._stop_if_asked(state)
+        programs = self.stages.programs(number)
+        state = self.stopwatch.call(programs.begin, state)
+        if number == 0:
+            self._tell(programs, state)
+        return state
+
+    def finish(self, number: int, state: training.TransferState) -> training.TransferState:
+        """The last state of a stage, from any state of it: at its last step, or diverged."""
+        programs, last = self.stages.programs(number), self.stages.last(number)
+        while self.log.step < last and not state.diverged and not state.converged:
+            # The state that a later stage begins with has the step of the stage before, and is not kept as that.
+            if self.stages.of(self.log.step) == number:
+                self._stop_if_asked(state)
+            state, _ = self.stopwatch.call(programs.advance, state)
+            if not state.diverged:
+                self._tell(programs, state)
+                self.pace.keep(functools.partial(self.log.keep, "running", state))
+        if state.converged and not state.diverged:
+            # The iterate will not change any more at this size: neither will its losses.
+            self.log.repeat(last)
+            state = state._replace(step=jnp.int32(last))
+        return state
+
+    def _tell(self, programs: Programs, state: training.TransferState) -> None:
+        self.report(self.log.add(state, self.stopwatch.seconds))
+        self.watch(self.log.step, lambda: np.asarray(programs.result(state)))
+
+    def _stop_if_asked(self, state: training.TransferState) -> None:
+        if self.signals:
+            self.log.keep("interrupted", state)
+            raise Interrupted(self.signals[0])
+
+
 def execute(
     directory: pathlib.Path,
     manifest: Mapping[str, Any],
@@ -97,99 +208,31 @@ def execute(
       save: writes an image [height, width, 3] as the result.
       report: is told each row of `COLUMNS` as it comes.
       watch: is told each step after its row, with a function that gives the image made so far.
-      checkpoint_seconds: time between checkpoints, more where writing one takes more than 2.5 % of it;
-        0 is one after every step, whatever it takes.
+      checkpoint_seconds: see `Pace`.
 
     Raises:
       Interrupted: a signal asked for it; the same call goes on from there.
-      UserError: the disk is full or fails; the last checkpoint stays.
+      OSError: the disk is full or fails; the last checkpoint stays.
     """
-    steps = stages[-1].last
-    rows = np.full((steps + 1, len(COLUMNS)), np.nan)
-    kept = None  # step of the newest checkpoint
-    loaded: dict[int, Programs] = {}
+    log, compiled = Log(directory, manifest, stages[-1].last), Stages(stages)
+    state, seconds = log.restore(lambda step: compiled.programs(compiled.of(step)).structure)
+    first = compiled.of(log.step)
+    compiled.programs(first)  # a signal that comes while XLA compiles ends the process: nothing is lost
+    with interruptible() as signals:
+        walk = Walk(compiled, log, Stopwatch(seconds), Pace(checkpoint_seconds), signals, report, watch)
+        for number in range(first, len(stages)):
+            if state is None or number > first:
+                state = walk.begin(number, state)
+            state = walk.finish(number, state)
+            if state.diverged:
+                break
+        image, status = np.asarray(compiled.programs(number).result(state)), _status(state)
+        save(image)
+        log.end(status, walk.stopwatch.seconds)
+        if signals:
+            raise Interrupted(signals[0])
+    return Result(image, log.rows[: log.step + 1], status)
 
-    def load(number: int) -> Programs:
-        if number not in loaded:
-            loaded.clear()  # and with it the memory of the stage before
-            loaded[number] = stages[number].load()
-        return loaded[number]
 
-    def stage_of(step: int) -> int:
-        return next(number for number, stage in enumerate(stages) if step <= stage.last)
-
-    def record(state: training.TransferState, seconds: float) -> int:
-        step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
-        rows[step] = step, evaluations, seconds, *losses
-        report(rows[step])
-        watch(int(step), lambda: np.asarray(loaded[current].result(state)))
-        return int(step)
-
-    def keep(status: str, state: training.TransferState, step: int, **facts: Any) -> None:
-        nonlocal kept
-        if status in ("running", "interrupted") and step != kept:
-            checkpoints.save(step, state, rows)
-            kept = step
-        write_metrics(directory / "metrics.csv", rows[: step + 1])
-        write_manifest(directory, dict(manifest) | {"status": status, "steps_done": step} | facts)
-
-    try:
-        checkpoints = Checkpoints(directory)
-        write_manifest(directory, dict(manifest) | {"status": "running", "steps_done": 0})
-        restored = checkpoints.restore(lambda step: load(stage_of(step)).structure)
-        if restored is None:
-            state, step, seconds, current = None, 0, 0.0, -1
-        else:
-            state, rows = restored
-            step = kept = int(state.step)
-            seconds, current = rows[step, COLUMNS.index("seconds")], stage_of(step)
-        load(max(current, 0))  # a signal that comes while XLA compiles ends the process: nothing is lost
-        with interruptible() as signals:
-            written, cost = time.perf_counter(), 0.0
-            facts: dict[str, Any] = {}
-            for number in range(max(current, 0), len(stages)):
-                programs = load(number)
-                if number > current:
-                    begun = time.perf_counter()
-                    state = jax.block_until_ready(programs.begin(state))
-                    seconds += time.perf_counter() - begun
-                    current = number
-                    if number == 0:
-                        step = record(state, seconds)
-                last = stages[number].last
-                while step < last and not state.diverged and not state.converged:
-                    if signals:
-                        keep("interrupted", state, step)
-                        raise Interrupted(signals[0])
-                    begun = time.perf_counter()
-                    state, _ = jax.block_until_ready(programs.advance(state))
-                    ended = time.perf_counter()
-                    seconds += ended - begun
-                    if state.diverged:
-                        break
-                    step = record(state, seconds)
-                    if ended - written > max(checkpoint_seconds, 40 * cost) or not checkpoint_seconds:
-                        keep("running", state, step)
-                        written = time.perf_counter()
-                        cost = written - ended
-                if state.diverged:
-                    break
-                if state.converged:
-                    # The iterate will not change any more at this size: neither will its losses.
-                    facts["converged_at"] = step
-                    rows[step + 1 : last + 1] = rows[step]
-                    rows[step + 1 : last + 1, 0] = np.arange(step + 1, last + 1)
-                    state, step = state._replace(step=jnp.int32(last)), last
-            image = np.asarray(programs.result(state))
-            status = "diverged" if state.diverged else "finished"
-            save(image)
-            keep(status, state, step, seconds=seconds, evaluations=int(rows[step, 1]), **facts)
-            checkpoints.clear()
-            if signals:
-                raise Interrupted(signals[0])
-            return Result(image, rows[: step + 1], status)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={directory}: cannot write there: {error.strerror or error}; "
-            "what is there is kept, and the same command goes on from it"
-        ) from error
+def _status(state: training.TransferState) -> str:
+    return "diverged" if state.diverged else "finished"

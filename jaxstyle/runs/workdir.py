@@ -6,7 +6,7 @@
     DIR/image.png       the result, and beside that of one photo DIR/losses.png, its loss by step
     DIR/snapshots/      the picture every so many steps, if asked for, and DIR/animation.webp of them
     DIR/checkpoints/    what resuming needs
-    DIR/lock            held while a process writes there
+    DIR/.jaxstyle.lock  while a process writes there
 
 A file appears whole or not at all: it is written under another name, synced and renamed.
 """
@@ -18,50 +18,89 @@ import os
 import pathlib
 import platform
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from jaxstyle.errors import UserError
 from jaxstyle.files import DRAFTS, write_atomically
-from jaxstyle.runs.journal import read_manifest
+from jaxstyle.runs.journal import find_manifest
 
-FILES = ("manifest.json", "metrics.csv", "image.png", "losses.png", "animation.webp")
-FOLDERS = ("checkpoints", "snapshots")
+#: The commands' files and folders, of any of them.
+FILES = (
+    *("manifest.json", "metrics.csv", "image.png", "losses.png", "animation.webp"),
+    *("summary.csv", "pictures.png", "report.html", "claims.json"),
+    *("sweep.csv", "curves.csv", "sensitivity.png"),
+)
+FOLDERS = ("checkpoints", "snapshots", "arms", "parts")
+LOCK = ".jaxstyle.lock"
 
 
 @contextlib.contextmanager
 def claimed(directory: pathlib.Path) -> Iterator[None]:
     """Holds the directory for this process; a lock dies with its process, however that ends.
 
+    What fails in the directory while it is held is told in one line.
+
     Raises:
-      UserError: the directory cannot be made or written, or another process holds it.
+      UserError: the directory cannot be made or written, its disk is full, or another process holds it.
     """
+    with _told(directory):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except ValueError as error:  # a null character in the path
+            raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
+    with _told(directory), _locked(directory) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        try:
+            yield
+        finally:
+            (directory / LOCK).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told(directory: pathlib.Path) -> Iterator[None]:
+    """Turns an error of the system, unless it names a file elsewhere, into the user's one line."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / "lock", "ab+", buffering=0)  # noqa: SIM115
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--workdir={directory}: cannot write there: {reason}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"--workdir={directory}: cannot lock it: {error.strerror}") from error
-            file.seek(0)
-            holder = file.read().decode(errors="replace") or "another process"
-            raise UserError(
-                f"--workdir={directory}: {holder} is writing there; wait for it or choose another"
-            ) from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}".encode())
-        except OSError as error:
-            raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
         yield
+    except OSError as error:
+        named = None if error.filename is None else os.path.abspath(os.fsdecode(error.filename))
+        if named and not pathlib.Path(named).is_relative_to(os.path.abspath(directory)):
+            raise
+        raise UserError(
+            f"--workdir={directory}: cannot write there: {error.strerror or error}; "
+            "what is there is kept, and the same command goes on from it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path) -> Iterator[BinaryIO]:
+    """The lock's file, which this process holds."""
+    path = directory / LOCK
+    while True:
+        with open(path, "ab+", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                file.seek(0)
+                holder = file.read().decode(errors="replace") or "another process"
+                raise UserError(
+                    f"--workdir={directory}: {holder} is writing there; wait for it or choose another"
+                ) from None
+            # Who held it before may have deleted it since it was opened: then it holds nothing.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                yield file
+                return
 
 
 def begin(
-    directory: pathlib.Path, flags: str, overwrite: bool, changeable: Collection[str] = frozenset()
+    directory: pathlib.Path,
+    flags: str,
+    overwrite: bool,
+    changeable: Collection[str] = frozenset(),
+    inputs: Mapping[str, Any] | None = None,
 ) -> str:
     """Decides what there is to do in a claimed directory and records the flags.
 
@@ -70,49 +109,75 @@ def begin(
       flags: text of `run.flags`.
       overwrite: whether a run of other flags may be deleted.
       changeable: names of flags that may differ when the run goes on; what they are now is recorded.
+      inputs: what the manifest will say of the run's `pictures` and `weights`, by which a run that has begun
+        is known again.
 
     Returns:
       "new", "unfinished", or the status of a run that has ended: "finished" or "diverged".
 
     Raises:
-      UserError: there is a run of other flags, or a file that no run has written.
+      UserError: there is a run of other flags or of other inputs, or a file that no run has written.
     """
     record = directory / "run.flags"
-    try:
-        if not record.exists():
-            for name in (*FILES, *FOLDERS):
-                if (directory / name).exists():
-                    raise UserError(
-                        f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
-                    )
-        elif overwrite:
-            for name in FILES:
-                (directory / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                if (directory / name).exists():
-                    shutil.rmtree(directory / name)
-            record.unlink()  # the last, so that nothing of this run can pass for one of other flags
-        for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
-            draft.unlink()
-        if not record.exists():
-            write_atomically(record, flags.encode())
-            return "new"
-        before, now = _by_name(record.read_text("utf-8", "replace")), _by_name(flags)
-        differing = {name for name in before | now if before.get(name) != now.get(name)}
-        refused, status = sorted(differing.difference(changeable)), _status(directory)
-        if differing and not refused:
-            write_atomically(record, flags.encode())
-        if not refused and status != "unfinished":
-            for path in directory.glob("checkpoints/*"):  # of a process killed in its last moment
-                shutil.rmtree(path)
-    except OSError as error:
-        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror or error}") from error
-    if refused:
+    if not record.exists():
+        for name in (*FILES, *FOLDERS):
+            if (directory / name).exists():
+                raise UserError(
+                    f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
+                )
+    elif overwrite:
+        _delete(directory)
+    for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
+        draft.unlink()
+    if not record.exists():
+        write_atomically(record, flags.encode())
+        return "new"
+    differing = _differing(record.read_text("utf-8", "replace"), flags)
+    if refused := sorted(differing.difference(changeable)):
         raise UserError(
             f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
             "choose another, or --overwrite it"
         )
+    manifest = find_manifest(directory)
+    status = _status(directory, manifest)
+    if changed := _changed(manifest or {}, inputs or {}):
+        raise UserError(
+            f"--workdir={directory}: {', '.join(changed)} changed since the run there "
+            f"{'began' if status == 'unfinished' else 'ended'}; --overwrite makes it anew, or choose another"
+        )
+    if differing:
+        write_atomically(record, flags.encode())
+    if manifest is None or status != "unfinished":
+        # Of inputs that nothing tells, or of a process killed in its last moment.
+        for path in directory.glob("checkpoints/*"):
+            shutil.rmtree(path)
     return status
+
+
+def _delete(directory: pathlib.Path) -> None:
+    """Deletes the run in a directory."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    # The last, so that nothing of this run can pass for one of other flags.
+    (directory / "run.flags").unlink()
+
+
+def _differing(before: str, now: str) -> set[str]:
+    """The names of the flags in which two `run.flags` differ."""
+    there, here = _by_name(before), _by_name(now)
+    return {name for name in there | here if there.get(name) != here.get(name)}
+
+
+def _changed(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
+    """The pictures, and the weights, whose SHA-256 is not the one that a manifest has."""
+    before, now = (
+        {"weights": facts.get("weights")} | (facts.get("pictures") or {}) for facts in (manifest, inputs)
+    )
+    shared = [name for name in now if before.get(name) and now[name]]
+    return [str(name) for name in shared if before[name]["sha256"] != now[name]["sha256"]]
 
 
 def _by_name(flags: str) -> dict[str, list[str]]:
@@ -123,10 +188,7 @@ def _by_name(flags: str) -> dict[str, list[str]]:
     return found
 
 
-def _status(directory: pathlib.Path) -> str:
-    try:
-        status = read_manifest(directory).get("status")
-    except UserError:
-        return "unfinished"
+def _status(directory: pathlib.Path, manifest: Mapping[str, Any] | None) -> str:
+    status = (manifest or {}).get("status")
     whole = all((directory / name).exists() for name in ("image.png", "metrics.csv"))
     return status if status in ("finished", "diverged") and whole else "unfinished"

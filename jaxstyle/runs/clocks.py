@@ -1,0 +1,46 @@
+"""The two clocks of a run: seconds spent optimising, and when a checkpoint is due. Effects only."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+#: A checkpoint is due no sooner than so many times what writing the last one took: 2.5 % of the time.
+REST = 40
+
+
+class Stopwatch:
+    """`seconds` spent in the calls that it makes, until the device has done them."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        begun = time.perf_counter()
+        value = jax.block_until_ready(function(*arguments))
+        self.seconds += time.perf_counter() - begun
+        return value
+
+
+class Pace:
+    """How often a run is kept.
+
+    Args:
+      seconds: between two checkpoints, more where writing one takes more than 2.5 % of it; 0 is one after every
+        step, whatever it takes.
+      now: the time in seconds.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.perf_counter):
+        self._seconds, self._now = seconds, now
+        self._written, self._cost = now(), 0.0
+
+    def keep(self, write: Callable[[], None]) -> None:
+        """Calls `write` if it is time; to be asked after each step."""
+        begun = self._now()
+        if self._seconds and begun - self._written <= max(self._seconds, REST * self._cost):
+            return
+        write()
+        self._written = self._now()
+        self._cost = self._written - begun

@@ -1,0 +1,35 @@
+"""Signals that ask a run to stop: it ends its step and keeps it. Effects only."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was told to stop by a signal and has written what resuming needs."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of stopping; a second one stops at once."""
+    received: list[int] = []
+
+    def receive(number: int, _) -> None:
+        received.append(number)
+        give_back()
+
+    def give_back() -> None:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    wakeup = signal.set_wakeup_fd(-1)  # by which a command hears of signals at once
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        give_back()
