@@ -13,7 +13,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +26,8 @@ from experiments.settings import Settings
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import claims, records, report
-from jaxstyle.runs import loop, workdir
+from jaxstyle.runs import workdir
+from jaxstyle.runs.signals import Interrupted
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
 PAIRS = {
@@ -121,7 +121,10 @@ def run_arm(
     given = dataclasses.replace(posed.settings, optimizer=text)
     record = settings.record(given)
     with workdir.claimed(directory):
-        if workdir.begin(directory, record, conduct.overwrite) in ("finished", "diverged"):
+        if workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts) in (
+            "finished",
+            "diverged",
+        ):
             return False
         with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
 
@@ -186,20 +189,15 @@ def refresh(comparison: Comparison) -> None:
     found = (records.read_arm(directory / "arms" / name, label) for name, label in names)
     arms = [each for each in found if each]
     verdicts = judge(comparison.claims, comparison.against, arms) if comparison.claims else []
-    try:
-        if comparison.claims:
-            text = json.dumps(verdicts, indent=2)
-            files.write_atomically(directory / "claims.json", text.encode() + b"\n")
-        report.write(directory, arms, verdicts, comparison.record)
-    except OSError as error:
-        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+    if comparison.claims:
+        text = json.dumps(verdicts, indent=2)
+        files.write_atomically(directory / "claims.json", text.encode() + b"\n")
+    report.write(directory, arms, verdicts, comparison.record)
 
 
 def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> None:
     """Runs what has not ended, in a directory that is claimed, and writes the report after each arm."""
     directory = comparison.directory
-    if conduct.overwrite and (directory / "run.flags").exists():
-        shutil.rmtree(directory / "arms", ignore_errors=True)
     workdir.begin(directory, comparison.record, conduct.overwrite, changeable=CHANGEABLE)
     refresh(comparison)
     try:
@@ -208,7 +206,7 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
             for label, text in comparison.optimizers.items():
                 if run_arm(posed, text, directory / "arms" / (label + suffix), cache, conduct):
                     refresh(comparison)
-    except loop.Interrupted:
+    except Interrupted:
         refresh(comparison)
         raise
 

@@ -1,6 +1,7 @@
 """How a command starts and fails: flags, signals, JAX, and a user's mistake in one line. Where a run goes."""
 
 import functools
+import io
 import math
 import os
 import pathlib
@@ -52,7 +53,32 @@ def conduct() -> Conduct:
 
 def run(main: Callable[[], None]) -> None:
     """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2."""
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, _unbroken(getattr(sys, name)))
     app.run(functools.partial(_guarded, main), flags_parser=_parse)
+
+
+class _Pipe(io.FileIO):
+    """What nobody reads any more is written to nobody: a run does not depend on its reader."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _unbroken(stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
+    if stream is None:  # closed from the start
+        return open(os.devnull, "w")
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",  # a file name need not be Unicode
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
@@ -85,11 +111,10 @@ def _fail(error: Exception) -> None:
 
 
 def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
-    from jaxstyle.runs.loop import Interrupted
+    from jaxstyle.runs.signals import Interrupted
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be Unicode
     _end_on_signals()
     memory.use_one_arena()
     _set_up_jax()
@@ -106,7 +131,7 @@ def _end_on_signals() -> None:
     """Has SIGINT and SIGTERM end the process at once, with status 130 or 143, and without a traceback.
 
     Python's own handlers would wait until XLA has compiled. Nothing is lost: where a run has something to
-    keep, it takes the signals over (see `loop.interruptible`).
+    keep, it takes the signals over (see `signals.interruptible`).
     """
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)

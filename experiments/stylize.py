@@ -107,7 +107,7 @@ def stylize(given: Settings, directory: pathlib.Path, request: Request, cache: C
         return
     record = settings.record(posed.settings)
     with workdir.claimed(directory):
-        state = workdir.begin(directory, record, request.conduct.overwrite)
+        state = workdir.begin(directory, record, request.conduct.overwrite, inputs=posed.facts)
         if state in ("finished", "diverged"):
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
@@ -158,12 +158,9 @@ def plot(directory: pathlib.Path) -> None:
     from jaxstyle.lab import figures  # which takes 0.2 s that no run should wait for before it begins
 
     path = directory / "losses.png"
-    try:
-        if not path.exists():
-            rows = journal.read_metrics(directory / "metrics.csv")
-            files.write_atomically(path, figures.png(figures.terms(rows)))
-    except OSError as error:
-        raise UserError(f"--workdir={directory}: cannot write {path.name}: {error.strerror}") from error
+    if not path.exists():
+        rows = journal.read_metrics(directory / "metrics.csv")
+        files.write_atomically(path, figures.png(figures.terms(rows)))
 
 
 def copy(

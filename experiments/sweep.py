@@ -8,14 +8,13 @@ Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for e
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 import os
 import pathlib
-import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,10 @@ from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import loop, workdir
+from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
+from jaxstyle.runs.clocks import Pace
+from jaxstyle.runs.signals import Interrupted, interruptible
 
 _OPTIMIZER = flags.DEFINE_multi_string(
     "optimizer", ["adam"], "NAME or NAME:key=value,key=value without learning_rate; repeat it for several."
@@ -156,36 +157,36 @@ def run_lanes(
     values = hyperparameters(spec, posed.settings.seed, padded)
     checkpoints = Checkpoints(directory)
     structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
-    with loop.interruptible() as signals:
-        restored = checkpoints.restore(lambda step: structure)
-        if restored:
-            state, rows = restored
-            step = kept = int(state.step[0])
-        else:
-            state, step, kept = lanes.init(posed.problem(0), posed.start, values), 0, None
-            rows = np.full((steps + 1, lanes.count, len(COLUMNS)), np.nan)
-            rows[0] = np.stack(training.metrics(state)[:6], -1)
-        written, cost = time.perf_counter(), 0.0
+    with interruptible() as signals:
+        state, rows = checkpoints.restore(lambda step: structure) or begin_lanes(posed, lanes, values)
+        step, pace = int(state.step[0]), Pace(checkpoint_seconds)
         while step < steps and not np.all(state.diverged):
             if signals:
-                if step != kept:
-                    checkpoints.save(step, state, rows)
-                raise loop.Interrupted(signals[0])
+                checkpoints.save(step, state, rows)
+                raise Interrupted(signals[0])
             state, metrics = lanes.step(posed.problem(0), state)
             step += 1
-            values = np.stack(metrics[:6], -1)
-            rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, values)
+            rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
             show(step, rows[step])
-            if (ended := time.perf_counter()) - written > max(checkpoint_seconds, 40 * cost):
-                checkpoints.save(step, state, rows)
-                written, kept = time.perf_counter(), step
-                cost = written - ended
-    rows = rows[:, : len(rates)]
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    files.write_atomically(whole, buffer.getvalue())
-    checkpoints.clear()
+            pace.keep(functools.partial(checkpoints.save, step, state, rows))
+        rows = rows[:, : len(rates)]
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        files.write_atomically(whole, buffer.getvalue())
+        checkpoints.clear()
+        if signals:
+            raise Interrupted(signals[0])
     return rows
+
+
+def begin_lanes(
+    posed: task.Task, lanes: Lanes, values: dict[str, jax.Array]
+) -> tuple[training.TransferState, Rows]:
+    """The states at the start, and rows of which the first is filled."""
+    state = lanes.init(posed.problem(0), posed.start, values)
+    rows = np.full((posed.settings.steps + 1, lanes.count, len(COLUMNS)), np.nan)
+    rows[0] = np.stack(training.metrics(state)[:6], -1)
+    return state, rows
 
 
 class Sweep(NamedTuple):
@@ -249,17 +250,21 @@ def curves(label: str, rates: list[float], rows: Rows) -> list[list]:
 
 
 def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list]) -> None:
-    """Writes what all optimizers come to so far.
+    """Writes what all optimizers come to so far."""
+    write_csv(directory / "sweep.csv", records.Rate._fields, found)
+    write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], steps)
+    files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
-    Raises:
-      UserError: the disk is full or fails.
-    """
-    try:
-        write_csv(directory / "sweep.csv", records.Rate._fields, found)
-        write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], steps)
-        files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
-    except OSError as error:
-        raise UserError(f"--workdir={directory}: cannot write there: {error.strerror}") from error
+
+def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
+    """The manifest of a sweep that begins, or goes on after so many of its parts."""
+    now, before = journal.environment() | posed.facts, journal.find_manifest(directory)
+    if before is None:
+        return now
+    differs = journal.differences(journal.decisive(before), journal.decisive(now))
+    done = len(list(directory.glob("parts/*/rows.npy")))
+    changes = before.get("resumed", []) + [{"part": done, "differs": differs}] * bool(differs)
+    return now | ({"resumed": changes} if changes else {})
 
 
 def main() -> None:
@@ -275,15 +280,16 @@ def main() -> None:
     found: list[records.Rate] = []
     steps: list[list] = []
     with workdir.claimed(directory):
-        if conduct.overwrite and (directory / "run.flags").exists():
-            shutil.rmtree(directory / "parts", ignore_errors=True)
-        workdir.begin(directory, record, conduct.overwrite)
+        workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
+        manifest = describe(directory, posed)
+        journal.write_manifest(directory, manifest | {"status": "running"})
         for label in specs:
             rows = sweep(asked, posed, label, conduct.checkpoint_seconds)
             found += table(label, rates, rows)
             steps += curves(label, rates, rows)
             write(directory, found, steps)
             print(records.describe_best([rate for rate in found if rate.label == label]))
+        journal.write_manifest(directory, manifest | {"status": "finished"})
     print(f"figure: {directory / 'sensitivity.png'}")
 
 

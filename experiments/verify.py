@@ -23,27 +23,19 @@ from jaxstyle.runs import journal
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run to verify was written.")
 
-#: Of a manifest's environment, what may differ and the result be the same: the code's own hash tells enough.
-_FREE = {"git_commit"}
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of nested mappings, by dotted names."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= flat(item, f"{name}.{key}" if name else str(key))
-    return found
-
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """A line for each fact that differs."""
-    before, now = flat(before), flat(now)
-    for name in sorted(before.keys() | now.keys()):
-        then, here = before.get(name), now.get(name)
-        if then != here:
-            yield f"{name}: {_said(then)} then, {_said(here)} here"
+    for name, (then, here) in journal.differences(before, now).items():
+        yield f"{name}: {_said(then)} then, {_said(here)} here"
+
+
+def changes(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each fact that changed while the run was interrupted."""
+    for change in manifest.get("resumed", []):
+        (unit, number), *_ = change.items()  # a run's step, or a sweep's part
+        for name, (then, after) in change["differs"].items():
+            yield f"{name}: {_said(then)} up to {unit} {number}, {_said(after)} after it"
 
 
 def _said(value: Any) -> str:
@@ -70,25 +62,25 @@ def inputs(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(directory: pathlib.Path) -> list[str]:
-    """A line for each thing that this machine has otherwise than the run in the directory had.
+    """A line for each thing that this machine has otherwise than the run had, or that changed under way.
 
     Raises:
       UserError: the directory has no record of a run, or a damaged one.
     """
     manifest = journal.read_manifest(directory)
-    here = {name: value for name, value in journal.environment().items() if name not in _FREE}
+    here = journal.decisive(journal.environment())
     try:
         there = {name: manifest[name] for name in here}
         given = {
             "pictures": {path: {"sha256": fact["sha256"]} for path, fact in manifest["pictures"].items()},
             "weights": {"sha256": manifest["weights"]["sha256"]},
         }
-        found = inputs(manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+        found, changed = inputs(manifest), list(changes(manifest))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{str(directory / 'manifest.json')!r}: has no {error}; the manifest of this version is needed"
         ) from error
-    return [*compare(there, here), *compare(given, found)]
+    return [*changed, *compare(there, here), *compare(given, found)]
 
 
 def main() -> None:
@@ -109,8 +101,9 @@ def main() -> None:
         sys.exit(1)
     print("Nothing differs: this machine gives the same result. To make it again:")
     for each in arms or [directory]:
+        command = "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8") else "stylize"
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
-        print(f"python -m experiments.stylize {flagfile} --workdir=OTHER")
+        print(f"python -m experiments.{command} {flagfile} --workdir=OTHER")
 
 
 if __name__ == "__main__":

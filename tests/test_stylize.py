@@ -87,7 +87,7 @@ def manifest(directory):
 
 def test_a_run_leaves_the_files_of_the_contract(whole):
     assert {path.name for path in whole.iterdir()} == {
-        *("run.flags", "manifest.json", "metrics.csv", "image.png", "losses.png", "checkpoints", "lock")
+        *("run.flags", "manifest.json", "metrics.csv", "image.png", "losses.png", "checkpoints")
     }
     lines = (whole / "metrics.csv").read_text().splitlines()
     assert lines[0] == "step,evaluations,seconds,total,content,style,tv"
@@ -151,7 +151,7 @@ def test_the_second_process_on_a_workdir_says_who_holds_it(folder, start, styliz
     assert f"process {process.pid}" in errors
     process.kill()
     process.communicate()
-    assert str(process.pid) in (workdir / "lock").read_text()  # stale now
+    assert str(process.pid) in (workdir / ".jaxstyle.lock").read_text()  # stale now
     successor = start(*flags)
     assert successor.stdout.readline() == "compiling …\n"
     successor.kill()

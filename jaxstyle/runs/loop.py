@@ -116,7 +116,8 @@ class Log:
 
     def repeat(self, last: int) -> None:
         """Has the rows up to `last` be that of the step where the run converged."""
-        self._facts["converged_at"] = self.step
+        if self.step < last or "converged_at" not in self._facts:  # it is there if this is done once more
+            self._facts["converged_at"] = self.step
         self.rows[self.step + 1 : last + 1] = self.rows[self.step]
         self.rows[self.step + 1 : last + 1, 0] = np.arange(self.step + 1, last + 1)
         self.step = last

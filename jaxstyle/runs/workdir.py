@@ -149,7 +149,7 @@ def begin(
         write_atomically(record, flags.encode())
     if manifest is None or status != "unfinished":
         # Of inputs that nothing tells, or of a process killed in its last moment.
-        for path in directory.glob("checkpoints/*"):
+        for path in (*directory.glob("checkpoints/*"), *directory.glob("parts/*")):
             shutil.rmtree(path)
     return status
 
