@@ -7,7 +7,7 @@ import pytest
 
 from jaxstyle.losses.objective import Evaluation, Terms
 from jaxstyle.optimizers.base import Iterate
-from jaxstyle.optimizers.line_search import wolfe
+from jaxstyle.optimizers.line_search import Bracket, Conditions, Trial, judge, narrow, wolfe
 
 FUNCTIONS = {
     "parabola": lambda x: jnp.sum((x - 3.0) ** 2),
@@ -76,3 +76,36 @@ def test_a_direction_that_ascends_is_not_searched():
     assert found.evaluations == 0
     assert found.stepsize == 0
     np.testing.assert_array_equal(found.iterate.image, start.image)
+
+
+def trial(t, total, slope):
+    iterate = Iterate(None, Evaluation(jnp.float32(total), None, None))
+    return Trial(jnp.float32(t), iterate, jnp.float32(-2), jnp.float32(slope))
+
+
+@pytest.mark.parametrize(
+    ("total", "slope", "expected"),
+    [
+        (0.5, -0.1, (True, True, True)),
+        (0.5, -1.9, (True, True, False)),  # it descends as steeply as at 0
+        (1.5, 0.1, (True, False, False)),
+        (np.nan, 0.0, (False, False, False)),
+        (0.5, np.inf, (False, False, False)),
+    ],
+)
+def test_a_trial_is_judged_by_the_weak_wolfe_conditions(total, slope, expected):
+    """From φ(0) = 1 and φ'(0) = -2, at t = 1."""
+    assert tuple(map(bool, judge(trial(1, total, slope), jnp.float32(1), Conditions(0.1, 0.9)))) == expected
+
+
+def test_a_bracket_keeps_the_step_between_its_ends():
+    yes, bracket = jnp.bool_(True), Bracket(*map(jnp.float32, (0, 1, -2, np.inf)))
+    up, following = narrow(bracket, trial(1, 0.5, -1.9), yes, yes)
+    assert tuple(map(float, up)) == pytest.approx((1, 0.5, -1.9, np.inf))
+    assert following == 4
+    # φ = 1 - 2t + t²: the minimum of the parabola through what is known is that of φ.
+    down, following = narrow(bracket, trial(3, 4, 4), yes, ~yes)
+    assert tuple(map(float, down)) == (0, 1, -2, 3)
+    assert following == pytest.approx(1)
+    _, following = narrow(bracket, trial(3, np.nan, 4), ~yes, ~yes)
+    assert following == 1.5

@@ -15,6 +15,7 @@ from jaxstyle.losses import objective
 from jaxstyle.losses.objective import Evaluation, Terms
 from jaxstyle.optimizers import catalogue
 from jaxstyle.optimizers.base import Iterate
+from jaxstyle.runs.checkpoints import Checkpoints
 
 SCALES = jnp.asarray(np.geomspace(1, 30, 24).reshape(4, 2, 3), jnp.float32)
 GOAL = jnp.asarray(np.random.default_rng(0).uniform(50, 200, (4, 2, 3)), jnp.float32)
@@ -288,3 +289,68 @@ def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
     best = quadratic(jnp.clip(GOAL, low, high)).total
     first = visit(START).evaluation.total
     assert iterate.evaluation.total - best < 1e-3 * (first - best)
+
+
+def scale_free(form, problem, image):
+    """A quadratic of images of any size."""
+    value, gradient = jax.value_and_grad(lambda x: 0.5 * jnp.mean((x - 100.0) ** 2))(image)
+    return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
+
+
+@pytest.mark.parametrize("name", catalogue.NAMES)
+def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(training.objective, "evaluate", scale_free)
+    spec = catalogue.parse(f"{name}:learning_rate=0.1" if name in RATES else name)
+    on_host = name in catalogue.ON_HOST
+    # A form that no other test has: programs are kept by their arguments.
+    program = training.program("scale-free", name, spec.static, clip=not on_host, keep="average")
+    # Adafactor factors its moments where two sides have 128 pixels: before, across and after that.
+    small, middle, large = (6, 8, 3), (128, 130, 3), (131, 133, 3)
+    values = {key: jnp.float32(value) for key, value in spec.traced.items()}
+    values |= {"key": jax.random.key(0)} if spec.needs_key else {}
+
+    def through_scales(values, checkpointed=lambda state: state):
+        state, _ = program.step(None, program.init(None, jnp.full(small, 250.0), values))
+        for shape in ((6, 9, 3), middle, large):
+            state = checkpointed(program.grow(shape, None, state))
+            state, _ = program.step(None, state)
+        return state
+
+    jit = jax.jit if not on_host else lambda function: function
+    state = jit(through_scales)(values)
+    assert (state.step, state.iterate.image.shape) == (4, large)
+    assert not state.diverged
+    assert state.iterate.evaluation.total <= scale_free(None, None, jnp.float32(250)).total
+    assert program.result(state).shape == large
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, state, np.zeros((1, 7)))
+    restored, _ = checkpoints.restore(lambda step: state)
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        assert (old == new).all() or jnp.isnan(old).any()
+    again, _ = jit(program.step)(None, restored)
+    assert again.step == 5
+    if not on_host:
+        assert 0 <= state.iterate.image.min() <= state.iterate.image.max() <= 255
+        many = {key: jnp.broadcast_to(value, (2,)) for key, value in values.items()}
+        begin = jax.vmap(
+            lambda values: program.step(None, program.init(None, jnp.full(small, 250.0), values))
+        )
+        lanes, metrics = jax.jit(begin)(many)
+        np.testing.assert_allclose(metrics.total[0], metrics.total[1], rtol=1e-6)
+        np.testing.assert_array_equal(lanes.step, [1, 1])
+
+
+@pytest.mark.parametrize("name", ["adafactor", "sm3"])
+def test_moments_that_are_factored_follow_the_image(name):
+    """They keep their level when the image grows, as its gradients would."""
+    spec = catalogue.parse(f"{name}:learning_rate=1")
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
+    before, after = (
+        Iterate(jnp.zeros(shape), Evaluation(0.0, None, jnp.zeros(shape)))
+        for shape in ((128, 130, 3), (140, 150, 3))
+    )
+    full = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3), optimizer.init(before))
+    carried = optimizer.carry(full, before, after)
+    assert jax.tree.map(jnp.shape, carried) == jax.tree.map(jnp.shape, optimizer.init(after))
+    for leaf in jax.tree.leaves(carried):
+        np.testing.assert_allclose(leaf, 3, rtol=1e-6)

@@ -24,6 +24,7 @@ from jaxstyle.network import vgg
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
+from jaxstyle.runs.clocks import Pace
 
 STEPS = 3
 
@@ -47,13 +48,15 @@ def execute(program):
     start, advance = program
     structure = jax.eval_shape(start)
 
-    def execute(directory, *, start=start, advance=advance, report=lambda row: None, seconds=0.0):
+    def execute(
+        directory, *, start=start, advance=advance, report=lambda row: None, seconds=0.0, manifest=None
+    ):
         with workdir.claimed(directory):
             if workdir.begin(directory, "--steps=3\n", overwrite=False) in ("finished", "diverged"):
                 return None
             return loop.execute(
                 directory,
-                {"seed": 0},
+                manifest or {"seed": 0},
                 [
                     loop.Stage(
                         STEPS,
@@ -221,18 +224,22 @@ def execute_in_stages(program, random_network, style):
     weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
     network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
     problem = pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)
-    second = functools.partial(grow, shape, problem)
+    grown = functools.partial(grow, shape, problem)
     step = functools.partial(jax.jit(training.program(GATYS, spec.name, spec.static).step), problem)
 
     def image(state):
         return state.iterate.image
 
-    def execute(directory, report=lambda row: None, watch=lambda step, image: None):
+    def execute(
+        directory, report=lambda row: None, watch=lambda step, image: None, seconds=0.0, growing=lambda: None
+    ):
+        def second(state):
+            growing()
+            return grown(state)
+
         stages = [
             loop.Stage(2, lambda: loop.Programs(lambda _: start(), jax.eval_shape(start), advance, image)),
-            loop.Stage(
-                4, lambda: loop.Programs(second, jax.eval_shape(lambda: second(start())), step, image)
-            ),
+            loop.Stage(4, lambda: loop.Programs(second, jax.eval_shape(lambda: grown(start())), step, image)),
         ]
         with workdir.claimed(directory):
             workdir.begin(directory, "--scales=2\n", overwrite=False)
@@ -243,7 +250,7 @@ def execute_in_stages(program, random_network, style):
                 save=lambda image: pictures.write(directory / "image.png", image),
                 report=report,
                 watch=watch,
-                checkpoint_seconds=0,
+                checkpoint_seconds=seconds,
             )
 
     return execute
@@ -270,6 +277,73 @@ def test_a_run_in_stages_goes_on_where_it_stopped(tmp_path, execute_in_stages, a
         execute_in_stages(tmp_path / "stopped", report=report)
     execute_in_stages(tmp_path / "stopped")
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", [2, "growing"])
+def test_a_signal_at_a_change_of_scale_loses_nothing(tmp_path, execute_in_stages, caplog, at):
+    """With no checkpoint before it: what is kept then must be one that resuming takes."""
+    execute_in_stages(tmp_path / "whole")
+
+    def ask():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = {
+        "growing": {"growing": ask},
+        2: {"report": lambda row: row[0] == 2 and ask()},
+    }
+    with pytest.raises(loop.Interrupted):
+        execute_in_stages(tmp_path / "stopped", seconds=1e9, **asking[at])
+    seen = []
+    execute_in_stages(tmp_path / "stopped", report=lambda row: seen.append(int(row[0])))
+    assert seen == ([4] if at == "growing" else [3, 4])
+    assert "damaged" not in caplog.text
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_signal_at_the_step_that_converges_ends_the_run_as_finished(tmp_path, program, execute, seconds):
+    _, advance = program
+
+    def converge(state):
+        state, metrics = advance(state)
+        return state._replace(converged=state.step == 1), metrics
+
+    def report(row):
+        if row[0] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(loop.Interrupted):
+        execute(tmp_path, advance=converge, report=report, seconds=seconds)
+    assert status(tmp_path) == "finished"
+    rows = journal.read_metrics(tmp_path / "metrics.csv")
+    np.testing.assert_array_equal(rows[:, 0], range(STEPS + 1))
+    np.testing.assert_array_equal(rows[2:, 3:], rows[[1, 1], 3:])
+    assert journal.read_manifest(tmp_path)["converged_at"] == 1
+
+
+# --- the pace of checkpoints -----------------------------------------------------------------------------------
+
+
+def kept(pace_of, costs, steps):
+    """The seconds at which a pace has something written that takes `costs`, asked each second."""
+    time, found = [0.0], []
+    pace = pace_of(lambda: time[0])
+
+    def write():
+        found.append(time[0])
+        time[0] += costs
+
+    for _ in range(steps):
+        time[0] += 1
+        pace.keep(write)
+    return found
+
+
+def test_checkpoints_are_written_in_time_and_rarely_where_they_cost():
+    assert kept(lambda now: Pace(0, now), 0.5, 3) == [1, 2.5, 4]
+    assert kept(lambda now: Pace(3, now), 0, 12) == [4, 8, 12]
+    first, second = kept(lambda now: Pace(3, now), 1, 60)
+    assert (first, second - first - 1) == (4, 41)  # the first one took 1 s: 40 s are to pass
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------
@@ -417,6 +491,112 @@ def test_a_manifest_that_does_not_say_that_the_run_ended_means_that_it_did_not(t
     workdir.begin(tmp_path, "--a=1\n", overwrite=False)
     (tmp_path / "manifest.json").write_text(text)
     assert workdir.begin(tmp_path, "--a=1\n", overwrite=False) == "unfinished"
+
+
+@pytest.mark.parametrize("name", workdir.FOLDERS)
+def test_a_folder_that_is_of_no_run_is_not_touched(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"holds '{name}', which is of no run"):
+            workdir.begin(tmp_path, "--a=1\n", overwrite=overwrite)
+    assert (tmp_path / name / "file").read_text() == "mine"
+
+
+def test_overwriting_deletes_what_any_command_wrote_and_nothing_else(tmp_path):
+    workdir.begin(tmp_path, "--a=1\n", overwrite=False)
+    for name in workdir.FILES:
+        (tmp_path / name).touch()
+    for name in workdir.FOLDERS:
+        (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / "mine.txt").touch()
+    assert workdir.begin(tmp_path, "--b=1\n", overwrite=True) == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "run.flags"}
+
+
+def test_the_lock_touches_no_file_of_the_users_and_leaves_none(tmp_path):
+    (tmp_path / "lock").write_text("mine")
+    with workdir.claimed(tmp_path):
+        pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("lock", "mine")]
+
+
+def test_what_fails_in_a_claimed_directory_is_one_line_and_what_fails_elsewhere_is_not(tmp_path):
+    for error in (
+        OSError(errno.ENOSPC, "No space left"),
+        OSError(errno.EIO, "No space left", tmp_path / "a/b"),
+    ):
+        with (
+            pytest.raises(UserError, match=f"{tmp_path}: cannot write there: No space left"),
+            workdir.claimed(tmp_path),
+        ):
+            raise error
+    with pytest.raises(FileNotFoundError), workdir.claimed(tmp_path / "run"):
+        (tmp_path / "elsewhere").read_text()
+
+
+# --- what a run was made of --------------------------------------------------------------------------------------
+
+
+def inputs(photo="1", weights="2"):
+    return {"pictures": {"me.jpg": {"sha256": photo}}, "weights": {"name": "w", "sha256": weights}}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_run_of_other_inputs_is_refused_by_their_names(tmp_path, ended):
+    workdir.begin(tmp_path, "--a=1\n", overwrite=False, inputs=inputs())
+    journal.write_manifest(tmp_path, inputs() | {"status": "finished" if ended else "running"})
+    if ended:
+        (tmp_path / "image.png").touch()
+        (tmp_path / "metrics.csv").touch()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    word = "ended" if ended else "began"
+    for now, name in ((inputs(photo="9"), "me.jpg"), (inputs(weights="9"), "weights")):
+        with pytest.raises(UserError, match=f": {name} changed since the run there {word}; --overwrite"):
+            workdir.begin(tmp_path, "--a=1\n", overwrite=False, inputs=now)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    known = workdir.begin(tmp_path, "--a=1\n", overwrite=False, inputs=inputs())
+    assert known == ("finished" if ended else "unfinished")
+    assert workdir.begin(tmp_path, "--a=1\n", overwrite=True, inputs=inputs(photo="9")) == "new"
+
+
+def test_a_checkpoint_whose_inputs_nothing_tells_is_not_gone_on_from(tmp_path):
+    workdir.begin(tmp_path, "--a=1\n", overwrite=False)
+    Checkpoints(tmp_path).save(1, {"image": np.ones(3)}, np.zeros((2, 7)))
+    assert workdir.begin(tmp_path, "--a=1\n", overwrite=False) == "unfinished"
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_another_environment_is_recorded_with_the_step_that_it_began_after(tmp_path, execute):
+    def stop_at(step):
+        def report(row):
+            if row[0] == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return report
+
+    def run(cores, at):
+        execute(tmp_path, report=stop_at(at), seconds=1e9, manifest={"cores": cores})
+
+    for cores, at in ((2, 1), (4, 2)):
+        with pytest.raises(loop.Interrupted):
+            run(cores, at)
+    run(8, None)
+    found = journal.read_manifest(tmp_path)
+    assert found["cores"] == 8
+    assert found["resumed"] == [
+        {"step": 1, "differs": {"cores": [2, 4]}},
+        {"step": 2, "differs": {"cores": [4, 8]}},
+    ]
+
+
+def test_steps_that_are_made_anew_leave_no_trace_of_their_environment():
+    changed = [{"step": 2, "differs": {"cores": [1, 2]}}, {"step": 5, "differs": {"cores": [2, 4]}}]
+    before = {"cores": 4, "resumed": changed}
+    assert journal.resumed(before, {"cores": 2}, 5) == changed[:1]
+    assert journal.resumed(before, {"cores": 1}, 2) == []
+    assert journal.resumed(before, {"cores": 4}, 6) == changed
+    assert journal.resumed(before, {"cores": 8}, 4) == [changed[0], {"step": 4, "differs": {"cores": (2, 8)}}]
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -181,6 +181,27 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(fold
     assert results(workdir) == results(whole)
 
 
+def test_a_run_does_not_depend_on_its_reader(folder, whole, start):
+    process = start(f"--steps={STEPS}", f"--workdir={folder / 'unread'}")
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert results(folder / "unread") == results(whole)
+
+
+def test_a_finished_run_whose_photo_has_changed_says_so(folder, stylize):
+    photo, workdir = folder / "photo.png", folder / "photographed"
+    flags = (f"--content={photo}", "--steps=1", f"--workdir={workdir}")
+    Image.new("RGB", (32, 24), (50, 100, 200)).save(photo)
+    assert stylize(*flags)[0] == 0
+    Image.new("RGB", (32, 24), (51, 100, 200)).save(photo)
+    status, _, errors = stylize(*flags)
+    assert status == 2
+    assert f"{photo} changed since the run there ended" in errors
+    assert stylize(*flags, "--overwrite")[0] == 0
+
+
 def test_a_run_that_diverges_keeps_its_finite_rows_and_says_what_helps(folder, stylize):
     workdir = folder / "diverged"
     status, output, errors = stylize("--optimizer=gd:learning_rate=1e6", f"--workdir={workdir}")
@@ -501,6 +522,15 @@ def test_verify_names_what_differs(folder, whole, verify):
         *("cores", "settings.XLA_FLAGS", "versions.jax"),
         *("pictures.gone.png.sha256", "weights.sha256"),
     ]
+
+
+def test_verify_tells_an_environment_that_changed_under_way(folder, whole, verify):
+    moved = shutil.copytree(whole, folder / "moved")
+    facts = manifest(moved) | {"resumed": [{"step": 2, "differs": {"cores": [64, 2]}}]}
+    (moved / "manifest.json").write_text(json.dumps(facts))
+    done = verify(moved)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("cores: 64 up to step 2, 2 after it\n")
 
 
 @pytest.mark.parametrize("text", [None, '{"versions": 3}'])

@@ -1,8 +1,10 @@
 """The sweep command: many rates in one program, each as if it ran alone, and what it says of the best."""
 
 import csv
+import resource
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -101,6 +103,63 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
     for name in ("a", "b"):
         subprocess.run(**command("experiments.sweep", *flags, f"--workdir={tmp_path / name}"), check=True)
     assert (tmp_path / "a/curves.csv").read_text() == (tmp_path / "b/curves.csv").read_text()
+
+
+# preexec_fn forks, against which JAX warns; the child only sets its limit before it becomes another program.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:os.fork:RuntimeWarning"
+)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(flags, tmp_path):
+    flags = (*flags, "--learning_rates=1,10", "--checkpoint_seconds=0", f"--workdir={tmp_path}")
+    done = subprocess.run(
+        **command("experiments.sweep", *flags),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"sweep: --workdir={tmp_path}: cannot write there: File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    subprocess.run(**command("experiments.sweep", *flags), check=True)
+
+
+SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+import narrow
+from jaxstyle.network import weights
+weights.load = lambda name: weights.Weights(name, "vgg16", narrow.network(), "0" * 64)
+from experiments import launch, sweep
+
+class Bar(sweep.tqdm):
+    def update(self, n):
+        if n == self.total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sweep.tqdm = Bar
+launch.run(sweep.main)
+"""
+
+
+def test_a_signal_in_the_last_step_of_a_chunk_ends_the_sweep_there(flags, tmp_path):
+    flags = (*flags, "--learning_rates=1,10", "--chunk=1", f"--workdir={tmp_path}")
+    process = command("experiments.sweep", *flags)
+    process["args"] = [sys.executable, "-c", SIGNALLED, *flags]
+    done = subprocess.run(**process, check=False)
+    assert done.returncode == 143, done.stderr
+    assert len(list(tmp_path.glob("parts/*/rows.npy"))) == 1
+    assert not list(tmp_path.glob("parts/*/checkpoints/*"))
+    subprocess.run(**command("experiments.sweep", *flags), check=True)
+    assert (tmp_path / "sweep.csv").exists()
+
+
+def test_a_sweep_of_another_photo_is_refused_by_its_name(flags, tmp_path):
+    photo = tmp_path / "photo.png"
+    flags = (f"--content={photo}", *flags[1:], "--learning_rates=1", f"--workdir={tmp_path / 'run'}")
+    for shade, status in ((0, 0), (0, 0), (9, 2)):
+        Image.new("RGB", (40, 32), (shade, 100, 200)).save(photo)
+        done = subprocess.run(**command("experiments.sweep", *flags), check=False)
+        assert done.returncode == status, done.stderr
+    assert f"{photo} changed since" in done.stderr
 
 
 def rates(*ends):
