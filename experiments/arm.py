@@ -92,8 +92,10 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache) -> Com
             step = convolution.jit(program.step, donate_argnums=1).lower(problem, here)
             ready = lowered.compile(), here, step.compile()
             # Memory grows with the image: what the last scale will need is known before the first begins.
-            needed = int(memory.required(ready[2]) * np.prod(task.shapes[-1]) / np.prod(shape))
-            memory.check(needed, memory.available(), *task.shapes[-1][:2])
+            constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
+            more = np.prod(task.shapes[-1]) / np.prod(shape)
+            needed = memory.at_size(memory.required(ready[2]), constant, more)
+            memory.check(needed, memory.available(), *task.shapes[-1][:2], constant)
             memory.keep_freed(needed)
         return Compiled(*ready, jax.jit(program.result), time.perf_counter() - begun, needed)
 

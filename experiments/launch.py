@@ -90,7 +90,14 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
             texts = flag.value if isinstance(flag.value, list) else [flag.value]
             if not all(str(text).isprintable() for text in texts):
                 raise UserError(f"--{flag.name}={flag.value!r}: must be one line of printable characters")
-    # ValueError: a flagfile that is no text, or whose name has a null character
+    except UnicodeDecodeError as error:
+        _fail(
+            UserError(
+                f"--flagfile: cannot decode its text as {error.encoding}: {error.reason}; it must be UTF-8, which "
+                "PYTHONUTF8=1 in front of the command reads in any locale"
+            )
+        )
+    # ValueError: a flagfile whose name has a null character
     except (flags.Error, UserError, ValueError) as error:
         _fail(error)
     return rest
@@ -155,7 +162,7 @@ def _set_up_jax() -> None:
     folder = COMPILATION_CACHE.value
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = os.path.join(cache, "jaxstyle")
+        folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -147,7 +147,9 @@ class Settings:
     init: str = _path(
         "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
     )
-    steps: int = _count(200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1)
+    steps: int = _count(
+        200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1, upper_bound=10**6
+    )
     scales: int | None = _count(
         None,
         "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as leave "

@@ -50,9 +50,12 @@ def photos(content: str) -> list[str]:
     Raises:
       UserError: the folder or the pattern has none.
     """
+    if not content:
+        raise UserError("--content=: names no photo; a picture, a folder or a pattern is needed")
     path = pathlib.Path(content)
     if path.is_dir():
-        found = [str(file) for file in path.iterdir() if file.suffix.lower() in _SUFFIXES]
+        files_ = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS's ._photo.jpg
+        found = [str(file) for file in files_ if file.suffix.lower() in _SUFFIXES]
     elif glob.has_magic(content) and not path.exists():
         found = glob.glob(content)
     else:
@@ -84,7 +87,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     state, _ = jax.block_until_ready(ready.step(problem, state))
     before, begun = int(state.evaluations), time.perf_counter()
     state, _ = jax.block_until_ready(ready.step(problem, state))
-    seconds = (time.perf_counter() - begun) / (int(state.evaluations) - before)
+    seconds = (time.perf_counter() - begun) / max(1, int(state.evaluations) - before)  # none once converged
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
     free = memory.available() / 2**30
@@ -175,13 +178,18 @@ def copy(
     """Writes the picture that --output asks for, and says where it is.
 
     Raises:
-      UserError: it cannot be written; or it is made `again`, from a picture of 8 bits, with more.
+      UserError: it cannot be written; or it is made `again` with 16 bits, which are only copied.
     """
     picture = directory / "image.png"
     if request.output:
         if again and given.bits > 8:
-            raise UserError(f"--output={request.output}: {picture} is there already; --overwrite makes both")
-        pictures.write(request.output, image, record, request.quality, given.bits)
+            if pathlib.Path(request.output).suffix.lower() != ".png":
+                raise UserError(
+                    f"--output={request.output}: {picture} is there in 16 bits; take .png for a copy"
+                )
+            files.write_atomically(pathlib.Path(request.output), picture.read_bytes())
+        else:
+            pictures.write(request.output, image, record, request.quality, given.bits)
     print(f"picture: {request.output or picture}")
 
 
@@ -191,7 +199,7 @@ def stylize_all(
     """Makes a picture of each photo, in a folder of its name.
 
     Raises:
-      UserError: a photo cannot be read, or two have one name.
+      UserError: two photos have one name; or, when all others are painted, one cannot be.
     """
     if request.output:
         raise UserError(
@@ -200,11 +208,23 @@ def stylize_all(
     names = [pathlib.Path(path).name for path in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--content={given.content}: has {twice!r} twice; their runs need different names")
-    for path in found:
-        pictures.read(path, 16)  # so that a damaged file is told before hours of work
-    for path, name in zip(found, names, strict=True):
-        print(name)
-        stylize(dataclasses.replace(given, content=path), directory / name, request, cache)
+    each = {name: dataclasses.replace(given, content=path) for path, name in zip(found, names, strict=True)}
+    refused = {}
+    for name, one in each.items():  # what cannot be painted is told before hours of work
+        try:
+            task.pose(one, cache)
+        except UserError as error:
+            print(f"{name}: cannot be painted: {error}", flush=True)
+            refused[name] = error
+    for name, one in each.items():
+        if name not in refused:
+            print(name)
+            stylize(one, directory / name, request, cache)
+    if refused:
+        raise UserError(
+            f"--content={given.content}: {len(refused)} of {len(each)} photos were not painted: "
+            f"{'; '.join(map(str, refused.values()))}"
+        )
 
 
 def main() -> None:
@@ -213,7 +233,7 @@ def main() -> None:
     cache = Cache()
     arm.parse_optimizer(given)
     if request.output:
-        pictures.check_writable(request.output)
+        pictures.check_writable(request.output, given.bits)
     found = photos(given.content)
     if found == [given.content]:
         stylize(given, directory, request, cache)

@@ -16,6 +16,7 @@ from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
+from jaxstyle.runs import memory
 
 
 class Task(NamedTuple):
@@ -83,6 +84,21 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
             )
 
 
+def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None:
+    """Refuses at once a size whose feature maps alone do not fit; what a step needs is known once it is compiled.
+
+    Raises:
+      UserError: it is so.
+    """
+    height, width, _ = pictures.read(settings.content, 256, settings.resize).shape  # for its aspect
+    width, height = pictures.fit(pictures.parse_size(settings.size), width, height)
+    kept = names[: names.index(deepest) + 1]
+    if settings.remat:  # the first of each block
+        kept = [name for name in kept if name.endswith("_conv1")]
+    maps = 4 * sum(vgg.size(name, (height, width)) for name in kept)
+    memory.check(maps, memory.available(), height, width)
+
+
 def pose(settings: Settings, cache: Cache) -> Task:
     """Reads what the settings name. A problem is posed when it is asked for.
 
@@ -94,6 +110,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
     network = load(settings, cache)
     recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)
+    check_memory(settings, tuple(network.network.convolutions), deepest)
     given = [inputs.read_pictures(settings, size) for size in inputs.sizes(settings)]
     for each in given:
         check_sides(settings, each, deepest)

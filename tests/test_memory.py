@@ -1,10 +1,15 @@
 """The estimate of a program's memory, and the refusal of what would not fit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxstyle.errors import UserError
+from jaxstyle.losses import objective, recipes
+from jaxstyle.network import convolution, vgg
 from jaxstyle.runs import memory
 
 
@@ -32,3 +37,55 @@ def test_what_does_not_fit_is_refused_with_the_largest_size_that_does():
     memory.check(10, 10, height=100, width=400)
     with pytest.raises(UserError, match=r"--size: 400x100 needs 4\.0 GiB .* 1\.0 GiB are free; .*--size=200"):
         memory.check(4 * 2**30, 2**30, height=100, width=400)
+
+
+def test_what_does_not_grow_leaves_room_for_a_larger_picture():
+    with pytest.raises(UserError, match=r"about --size=200 would fit"):
+        memory.check(5 * 2**30, 2 * 2**30, height=100, width=400, constant=2**30)
+    with pytest.raises(UserError, match=r"about --size=0 would fit"):
+        memory.check(5 * 2**30, 2**29, height=100, width=400, constant=2**30)
+
+
+def test_memory_at_a_size_tells_that_at_a_larger_one(random_network, style):
+    network = vgg.prepare(random_network, "block3_conv1")
+    weighting = recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 1.0, "block3_conv1": 1.0}, 0.0)
+
+    def required(side: int) -> tuple[int, int]:
+        image = np.full((side, side, 3), 90, np.float32)
+        problem = objective.pose(objective.GATYS, network, image, [objective.Style(style)], weighting)
+        evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
+        constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
+        return memory.required(evaluate.lower(problem, image).compile()), constant
+
+    (small, constant), (large, _) = required(96), required(384)
+    assert memory.at_size(small, constant, 16) == pytest.approx(large, rel=0.15)
+
+
+CGROUPS = {
+    "version 2": {
+        "memory.max": "1000",
+        "memory.current": "900",
+        "memory.stat": "anon 300\nactive_file 200\ninactive_file 400\n",
+    },
+    "version 1": {
+        "memory/memory.limit_in_bytes": "1000",
+        "memory/memory.usage_in_bytes": "900",
+        "memory/memory.stat": "rss 300\ntotal_active_file 200\ntotal_inactive_file 400\n",
+    },
+}
+
+
+@pytest.mark.parametrize("version", CGROUPS)
+def test_page_cache_that_a_container_can_give_up_is_free(tmp_path, version):
+    for name, text in CGROUPS[version].items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert min(memory._free_on_host(tmp_path)) == 700
+
+
+def test_a_container_without_a_limit_has_what_the_machine_has(tmp_path):
+    path = tmp_path / "sys/fs/cgroup/memory.max"
+    path.parent.mkdir(parents=True)
+    path.write_text("max\n")
+    assert min(memory._free_on_host(tmp_path)) > 2**24  # no /proc/meminfo there either

@@ -392,6 +392,7 @@ def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
     with Image.open(folder / "style.png") as picture:
         picture.rotate(90, expand=True).save(photos / "b.jpg")
     (photos / "notes.txt").write_text("no photo")
+    (photos / "._a.jpg").write_bytes(b"of macOS")
     style = f"--style={folder / 'style.png'}"
     status, output, errors = stylize(f"--content={photos}", style, "--steps=3", f"--workdir={workdir}")
     assert status == 0, errors
@@ -542,3 +543,92 @@ def test_verify_tells_a_record_that_is_none_in_one_line(tmp_path, verify, text):
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path) in done.stderr
+
+
+def test_of_several_photos_those_that_cannot_be_painted_are_told_first_and_the_others_painted(
+    folder, stylize
+):
+    photos, workdir = folder / "good and bad", folder / "some"
+    photos.mkdir()
+    shutil.copy(folder / "content.png", photos / "good.png")
+    (photos / "bad.png").write_bytes(b"\x89PNG\r\n")
+    Image.new("RGB", (4000, 16)).save(photos / "flat.png")  # whose side shrinks to nothing
+    style = f"--style={folder / 'style.png'}"
+    status, output, errors = stylize(f"--content={photos}", style, "--steps=3", f"--workdir={workdir}")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"stylize: --content={photos}: 2 of 3 photos were not painted")
+    assert output.index("bad.png: cannot be painted") < output.index("compiling")
+    assert {path.name for path in workdir.iterdir()} == {"good.png"}
+    assert manifest(workdir / "good.png")["status"] == "finished"
+
+
+def test_sixteen_bits_are_refused_before_the_run_and_copied_after_it(folder, stylize):
+    workdir, flags = folder / "deep", ("--bits=16", "--steps=2")
+    status, _, errors = stylize(*flags, f"--workdir={workdir}", f"--output={folder / 'deep.jpg'}")
+    assert (status, "--bits=16" in errors) == (2, True)
+    assert not workdir.exists()
+    assert stylize(*flags, f"--workdir={workdir}")[0] == 0
+    assert stylize(*flags, f"--workdir={workdir}", f"--output={folder / 'deep.png'}")[0] == 0
+    assert (folder / "deep.png").read_bytes() == (workdir / "image.png").read_bytes()
+
+
+def test_one_file_can_be_photo_and_style_at_two_sizes(folder, stylize):
+    workdir, path = folder / "same", folder / "content.png"
+    flags = (f"--content={path}", f"--style={path}", "--style_scale=2", "--steps=2", f"--workdir={workdir}")
+    assert stylize(*flags)[0] == 0
+    (facts,) = manifest(workdir)["pictures"].values()
+    assert facts["shapes"] == {"content": [24, 32, 3], "style": [48, 64, 3]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--steps=1000000000000000"], "--steps"),
+        (["--content="], "--content="),
+        (["--size=2000", "--style_scale=20"], "--style_scale"),
+        (["--optimizer=scipy-lbfgs:history_size=1000000"], "history_size"),
+        (["--size=6000", "--scales=1"], "--size: 6000x"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_at_once(folder, start, flags, named):
+    begun = time.monotonic()
+    process = start("--dry_run", *flags, f"--workdir={folder / 'refused'}")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert named in errors
+    assert len(errors.splitlines()) == 1
+    assert time.monotonic() - begun < 30  # much of which is other tests' load
+
+
+def test_a_dry_run_of_what_cannot_move_is_no_error(folder, stylize):
+    status, output, errors = stylize("--dry_run", "--style_weight=0", f"--workdir={folder / 'still'}")
+    assert status == 0, errors
+    assert "time: about" in output
+
+
+def test_without_a_home_no_folder_of_its_name_is_made():
+    code = (
+        "import os; from unittest import mock; from experiments import launch; import jax; from absl import flags\n"
+        "flags.FLAGS(['x'])\n"
+        "with mock.patch.dict(os.environ, clear=True), mock.patch('os.path.expanduser', lambda path: path):\n"
+        "    launch._set_up_jax()\n"
+        "print(jax.config.jax_compilation_cache_dir)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "None\n", done.stderr
+
+
+def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_path):
+    path = tmp_path / "run.flags"
+    path.write_text("--content=phöto.png\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.stylize", f"--flagfile={path}"],
+        cwd=ROOT,
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--flagfile" in done.stderr
+    assert "PYTHONUTF8=1" in done.stderr

@@ -84,8 +84,8 @@ _FRACTION = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
 _POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
 _RANGES = {
     **dict.fromkeys(("b1", "b2", "b3", "rho", "decay", "momentum", "decay_rate"), _FRACTION),
-    **dict.fromkeys(("learning_rate", "max_learning_rate", "history_size"), _POSITIVE),
-    **dict.fromkeys(("memory_size", "max_evaluations"), _POSITIVE),
+    **dict.fromkeys(("learning_rate", "max_learning_rate", "max_evaluations"), _POSITIVE),
+    **dict.fromkeys(("history_size", "memory_size"), (1, 1000, "from 1 to 1000")),
     **dict.fromkeys(("sufficient_decrease", "curvature"), _FRACTION),
     **dict.fromkeys(
         ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),

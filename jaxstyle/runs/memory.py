@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -29,33 +30,66 @@ def available() -> int:
         statistics = device.memory_stats()
         return statistics["bytes_limit"]
     in_use = sum(array.nbytes for array in jax.live_arrays())
-    return min(_free_on_host()) + in_use
+    return min(_free_on_host(), default=sys.maxsize) + in_use
 
 
-def _free_on_host() -> Iterator[int]:
-    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            yield 1024 * int(line.split()[1])
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if os.path.exists(limit) and (text := pathlib.Path(limit).read_text().strip()) != "max":
-            yield int(text) - int(pathlib.Path(used).read_text())
+#: The files of a control group's limit, of what it uses and of what that is, and the names of its page cache there:
+#: of version 2, and of version 1.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_active_file", "total_inactive_file"),
+    ),
+)
 
 
-def check(needed: int, free: int, height: int, width: int) -> None:
+def _free_on_host(root: pathlib.Path = pathlib.Path("/")) -> Iterator[int]:
+    """What the system, and a container around this process, still have; each that can be asked."""
+    with contextlib.suppress(OSError):  # only Linux has it
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield 1024 * int(line.split()[1])
+    with contextlib.suppress(AttributeError, ValueError):  # nor has Windows this
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit, used, statistics, cache in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is no limit
+            whole = int((root / "sys/fs/cgroup" / limit).read_text())
+            taken = int((root / "sys/fs/cgroup" / used).read_text())
+            facts = dict(
+                line.split() for line in (root / "sys/fs/cgroup" / statistics).read_text().splitlines()
+            )
+            # The page cache counts as used, but the kernel gives it up when memory is asked for.
+            yield whole - taken + sum(int(facts.get(name, 0)) for name in cache)
+
+
+def at_size(needed: int, constant: int, pixels: float) -> int:
+    """Bytes that a program needs for an image of `pixels` times as many pixels.
+
+    Args:
+      needed: bytes, see `required`.
+      constant: those of them that do not grow with the image: filters and targets of style pictures.
+      pixels: ratio of the numbers of pixels.
+    """
+    return int(constant + (needed - constant) * pixels)
+
+
+def check(needed: int, free: int, height: int, width: int, constant: int = 0) -> None:
     """Refuses a run that would not fit, before it is killed.
 
     Args:
-      needed: bytes, see `required`; of an image of height × width pixels, to which they are nearly proportional.
+      needed: bytes, see `required`; of an image of height × width pixels, to which all but the `constant` ones are
+        nearly proportional.
       free: bytes, see `available`.
+      constant: see `at_size`.
 
     Raises:
       UserError: there is not as much; the text tells the largest size that fits.
     """
     if needed > free:
-        longer = int(max(height, width) * (free / needed) ** 0.5)
+        longer = int(max(height, width) * (max(free - constant, 0) / (needed - constant)) ** 0.5)
         raise UserError(
             f"--size: {width}x{height} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
             f"free; about --size={longer} would fit"
