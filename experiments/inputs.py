@@ -15,7 +15,6 @@ from experiments.settings import Settings
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, recipes
-from jaxstyle.runs import memory
 
 #: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
 MAX_WEIGHT = 1e25
@@ -209,13 +208,6 @@ def read_styles(
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
     """
-    longer = size if isinstance(size, int) else max(size)
-    # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
-    if 30 * longer**2 > memory.available():
-        raise UserError(
-            f"--style_scale={settings.style_scale}: a style picture of {longer} pixels does not fit into memory; "
-            "smaller ones do"
-        )
     preserve, count = color.PRESERVE[settings.preserve_color], len(settings.style)
     masks = (_mask_paths(flag, getattr(settings, flag), count) for flag in ("content_mask", "style_mask"))
     for text, *paths in zip(settings.style, *masks, strict=True):

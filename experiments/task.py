@@ -85,18 +85,27 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
 
 
 def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None:
-    """Refuses at once a size whose feature maps alone do not fit; what a step needs is known once it is compiled.
+    """Refuses at once a size whose pictures or feature maps alone do not fit; what a step needs is known once it is compiled.
 
     Raises:
       UserError: it is so.
     """
+    size, free = pictures.parse_size(settings.size), memory.available()
+    styles = inputs.scaled(size, settings.style_scale)
+    longer = styles if isinstance(styles, int) else max(styles)
+    # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
+    if 30 * longer**2 > free:
+        raise UserError(
+            f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
+            "smaller ones do"
+        )
     height, width, _ = pictures.read(settings.content, 256, settings.resize).shape  # for its aspect
-    width, height = pictures.fit(pictures.parse_size(settings.size), width, height)
+    width, height = pictures.fit(size, width, height)
     kept = names[: names.index(deepest) + 1]
     if settings.remat:  # the first of each block
         kept = [name for name in kept if name.endswith("_conv1")]
     maps = 4 * sum(vgg.size(name, (height, width)) for name in kept)
-    memory.check(maps, memory.available(), height, width)
+    memory.check(maps, free, height, width)
 
 
 def pose(settings: Settings, cache: Cache) -> Task:
