@@ -40,9 +40,6 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run writes.
 
 flags.adopt_module_key_flags(launch)
 
-#: Of the files of a folder that are taken for photos.
-_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
 
 def photos(content: str) -> list[str]:
     """The photos that --content names: itself, or the pictures of a folder or a pattern.
@@ -54,8 +51,7 @@ def photos(content: str) -> list[str]:
         raise UserError("--content=: names no photo; a picture, a folder or a pattern is needed")
     path = pathlib.Path(content)
     if path.is_dir():
-        files_ = (file for file in path.iterdir() if not file.name.startswith("."))  # macOS's ._photo.jpg
-        found = [str(file) for file in files_ if file.suffix.lower() in _SUFFIXES]
+        found = [str(file) for file in pictures.in_folder(path)]
     elif glob.has_magic(content) and not path.exists():
         found = glob.glob(content)
     else:

@@ -85,7 +85,7 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
 
 
 def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None:
-    """Refuses at once a size whose pictures or feature maps alone do not fit; what a step needs is known once it is compiled.
+    """Refuses at once a size whose pictures or feature maps alone do not fit; the rest is known once it is compiled.
 
     Raises:
       UserError: it is so.

@@ -12,12 +12,14 @@ import warnings
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from jaxstyle.errors import UserError
-from jaxstyle.images import pictures, samples
+from jaxstyle.images import decode, pictures, samples
+from jaxstyle.images.encode import srgb_profile
 
 NATIVE = (32, 24)  # width, height of the pictures made here
 
@@ -384,9 +386,9 @@ def test_the_sample_photos_are_scikit_images():
     np.testing.assert_array_equal(pictures.read("sample:cat", (451, 300)), data.chelsea())
 
 
-@pytest.mark.parametrize("name", samples.STYLES)
+@pytest.mark.parametrize("name", samples.PAINTERS)
 def test_the_sample_styles_are_drawn_and_resized(name):
-    drawn = Image.fromarray(samples.draw(name))
+    drawn = Image.fromarray(samples.picture(name))
     np.testing.assert_array_equal(
         pictures.read(f"sample:{name}", (40, 30)),
         np.asarray(drawn.resize((40, 30), Image.Resampling.LANCZOS)),
@@ -443,8 +445,15 @@ def test_what_is_no_picture_is_refused(tmp_path, saved):
     assert "a.png': is empty" in refusal(path)
     path.write_bytes(b"hello, world\n" * 20)
     assert "a.png': is not a picture" in refusal(path)
-    assert "is 1x1 pixels; each side needs 16" in refusal(saved(Image.new("RGB", (1, 1)), "b.png"))
-    assert "is 15x40 pixels" in refusal(saved(Image.new("RGB", (15, 40)), "c.png"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (9, 40, 3)])
+def test_what_is_written_can_be_read_however_small(tmp_path, shape):
+    pictures.write(tmp_path / "a.png", np.full(shape, 77.0))
+    assert (pictures.read(tmp_path / "a.png") == np.full(shape, 77.0)).all()
+    frames = [tmp_path / "a.png", tmp_path / "a.png"]
+    pictures.write_animation(tmp_path / "a.webp", frames)
+    assert pictures.read(tmp_path / "a.webp").shape == shape
 
 
 def test_a_filter_that_is_none_is_refused(saved, photo):
@@ -495,7 +504,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 def test_a_file_that_decodes_slowly_is_given_up(tmp_path, monkeypatch):
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P3 1000 1000 255\n" + b"1 " * 3_000_000)
-    monkeypatch.setattr(pictures, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(decode, "MAX_SECONDS", 0.05)
     start = time.monotonic()
     assert "takes longer than 0.05 s" in refusal(path)
     assert time.monotonic() - start < 0.5
@@ -586,7 +595,7 @@ def test_any_range_is_clipped_and_rounded_half_up(tmp_path):
 
 def test_the_same_image_gives_the_same_bytes_at_another_time(tmp_path):
     def written():
-        pictures._srgb_profile.cache_clear()
+        srgb_profile.cache_clear()
         paths = [tmp_path / name for name in ("a.png", "a.jpg", "a.webp", "a.tif")]
         for path in paths:
             pictures.write(path, smooth(), comment="--size=512")
@@ -731,3 +740,67 @@ def test_an_animation_shows_each_frame_at_the_size_of_the_last(tmp_path):
             opened.load()
             assert abs(np.asarray(opened.convert("RGB"), int).mean() - 60 * number) < 3
             assert opened.info["duration"] == (2000 if number == 2 else 200)
+
+
+# --- photos as they come ------------------------------------------------------------------------------------------
+
+
+def test_floats_that_overshoot_one_are_of_scale_one(tmp_path):
+    values = np.linspace(-0.02, 1.03, 24 * 32, dtype=np.float32).reshape(24, 32)
+    tifffile.imwrite(tmp_path / "a.tiff", values)
+    expected = np.round(255 * np.clip(values, 0, 1))
+    np.testing.assert_allclose(pictures.read(tmp_path / "a.tiff")[..., 0], expected, atol=1)
+
+
+def test_white_may_be_zero_in_16_bits(tmp_path):
+    values = np.linspace(0, 65535, 24 * 32).astype(np.uint16).reshape(24, 32)
+    tifffile.imwrite(tmp_path / "a.tiff", values, photometric="miniswhite")
+    expected = 255 - values / 257
+    np.testing.assert_allclose(pictures.read(tmp_path / "a.tiff")[..., 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_phones_heic_is_read_upright_and_once(tmp_path, turn):
+    x = np.linspace(0, 255, 64)
+    pixels = np.stack(np.broadcast_arrays(x[None, :], x[:48, None], 90.0), -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    photo = Image.fromarray(pixels)
+    pillow_heif.from_pillow(photo).save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    found = pictures.read(tmp_path / "a.heic")
+    expected = pixels if turn == 1 else np.rot90(pixels, -1)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 3
+
+
+def test_a_huge_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
+    width, height = 12_000, 9_000  # 108 million pixels
+    x = np.linspace(0, 255, width).astype(np.uint8)
+    Image.fromarray(np.broadcast_to(x, (height, width))).save(tmp_path / "a.jpg", quality=50)
+    found = pictures.read(tmp_path / "a.jpg", 400)
+    assert found.shape == (300, 400, 3)
+    np.testing.assert_allclose(found[150, :, 0], np.linspace(0, 255, 400), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.nef", b"MM\0*\0\0\0\x08", "raw file; export it as TIFF or JPEG"),
+        ("a.raf", b"FUJIFILMCCD-RAW 0201", "raw file; export it as TIFF or JPEG"),
+        ("a.jxl", b"\xff\x0a\xfa\x1f", "is JPEG XL, which is not read; save it as PNG or JPEG"),
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cannot be decoded"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_what_helps(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data + bytes(100))
+    assert says in refusal(tmp_path / name)
+
+
+def test_an_address_is_told_to_be_downloaded():
+    assert "download the picture and name the file" in refusal("https://example.org/a.jpg")
+
+
+def test_the_photos_of_a_folder_are_those_that_show(tmp_path):
+    for name in ("b.JPG", "a.heic", "._b.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in pictures.in_folder(tmp_path)] == ["a.heic", "b.JPG"]
