@@ -187,7 +187,7 @@ def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
     """
-    photo = pictures.read(settings.content, size, settings.resize)
+    photo = pictures.read(settings.content, size, settings.resize, smallest=pictures.MIN_SIDE)
     sources = [Source("content", settings.content, photo.shape)]
     styles = []
     for style, found in read_styles(settings, photo, scaled(size, settings.style_scale)):
@@ -212,7 +212,7 @@ def read_styles(
     masks = (_mask_paths(flag, getattr(settings, flag), count) for flag in ("content_mask", "style_mask"))
     for text, *paths in zip(settings.style, *masks, strict=True):
         path, share = parse_style(text)
-        picture = pictures.read(path, size, settings.resize)
+        picture = pictures.read(path, size, settings.resize, smallest=pictures.MIN_SIDE)
         sources, found = [Source("style", path, picture.shape)], []
         for flag, mask, shape in zip(
             ("content_mask", "style_mask"), paths, (photo.shape, picture.shape), strict=True
@@ -247,7 +247,12 @@ def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
     if not path:
         return None
     height, width, _ = shape
-    found = pictures.read(path, (width, height), "bilinear").mean(-1, dtype=np.float32) / 255
+    found = (
+        pictures.read(path, (width, height), "bilinear", smallest=pictures.MIN_SIDE).mean(
+            -1, dtype=np.float32
+        )
+        / 255
+    )
     if not found.any():
         raise UserError(f"--{flag}={path}: is black all over; what is white counts")
     return found
@@ -264,5 +269,5 @@ def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Sou
         content = jnp.asarray(given.content)
         return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
     height, width, _ = given.photo.shape
-    image = jnp.asarray(pictures.read(kind, (width, height), settings.resize))
-    return image, [Source("init", kind, image.shape)]
+    image = pictures.read(kind, (width, height), settings.resize, smallest=pictures.MIN_SIDE)
+    return jnp.asarray(image), [Source("init", kind, image.shape)]

@@ -99,7 +99,10 @@ def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None
             f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
             "smaller ones do"
         )
-    height, width, _ = pictures.read(settings.content, 256, settings.resize).shape  # for its aspect
+    photo = pictures.read(
+        settings.content, 256, settings.resize, smallest=pictures.MIN_SIDE
+    )  # for its aspect
+    height, width, _ = photo.shape
     width, height = pictures.fit(size, width, height)
     kept = names[: names.index(deepest) + 1]
     if settings.remat:  # the first of each block

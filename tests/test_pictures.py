@@ -447,6 +447,12 @@ def test_what_is_no_picture_is_refused(tmp_path, saved):
     assert "a.png': is not a picture" in refusal(path)
 
 
+def test_what_is_too_small_to_paint_from_is_told(saved):
+    path = saved(Image.new("RGB", (15, 40)), "a.png")
+    with pytest.raises(UserError, match="is 15x40 pixels; each side needs 16"):
+        pictures.read(path, 100, smallest=16)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (9, 40, 3)])
 def test_what_is_written_can_be_read_however_small(tmp_path, shape):
     pictures.write(tmp_path / "a.png", np.full(shape, 77.0))

@@ -632,3 +632,11 @@ def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_pat
     assert done.returncode == 2
     assert "--flagfile" in done.stderr
     assert "PYTHONUTF8=1" in done.stderr
+
+
+def test_results_of_a_few_pixels_are_read_back(folder, stylize):
+    layers = ("--content_layer=block1_conv1", "--style_layer=block1_conv1")
+    flags = (*layers, "--size=12", "--steps=2", "--save_every=1", f"--workdir={folder / 'few'}")
+    assert stylize(*flags)[0] == 0
+    status, output, errors = stylize(*flags)
+    assert (status, "finished before" in output) == (0, True), errors

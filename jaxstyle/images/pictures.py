@@ -22,6 +22,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.files import write_atomically
 from jaxstyle.images import decode, encode, samples
 
+MIN_SIDE = 16  # in pixels of a file that is painted from: VGG halves a picture four times
 MAX_SIDE = 8192  # of a result in pixels
 MAX_BYTES = 2**28  # of a file
 #: What can be written.
@@ -70,7 +71,7 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
 
 
 def read(
-    path: str | os.PathLike, size: Size | None = None, resize: str = "lanczos"
+    path: str | os.PathLike, size: Size | None = None, resize: str = "lanczos", *, smallest: int = 1
 ) -> Float[np.ndarray, "height width 3"]:
     """The picture of a file or of a sample, float32 RGB in [0, 255], at `size` or at its own.
 
@@ -90,7 +91,8 @@ def read(
 
     Raises:
       UserError: no such file or sample, an address of the web, not a picture, damaged, of which no scale
-        fits, beyond the bounds of `MAX_BYTES` and of `decode`; or no such filter.
+        fits, beyond the bounds of `MAX_BYTES` and of `decode`, or with a side of fewer than `smallest` pixels; or
+        no such filter.
     """
     if resize not in FILTERS:
         raise UserError(f"--resize={resize!r}: must be one of {', '.join(FILTERS)}")
@@ -100,6 +102,10 @@ def read(
     else:
         longer = max(size) if isinstance(size, tuple) else size
         image = decode.decode(_contents(source), repr(str(path)), longer, managed=resize != "nearest")
+    if min(image.size) < smallest:
+        raise UserError(
+            f"{str(path)!r}: is {image.width}x{image.height} pixels; each side needs {smallest} or more"
+        )
     if size is not None:
         image = image.resize(fit(size, *image.size), FILTERS[resize])
     return np.asarray(image, np.float32)
