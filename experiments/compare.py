@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import arm, launch, settings, task
+from experiments import arm, inputs, launch, settings, task
 from experiments.cache import Cache
 from experiments.settings import Settings
 from jaxstyle import files
@@ -58,7 +58,7 @@ _CLAIMS = flags.DEFINE_enum(
 _AGAINST = flags.DEFINE_string(
     "against", None, "--workdir of the comparison that claims about two experiments refer to."
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/compare", "Where the comparison writes.")
+_WORKDIR = launch.define_workdir("compare-PHOTO-STYLE")
 
 #: Flags that may differ when a comparison goes on: arms, pairs and seeds are added, claims judged anew.
 CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against")
@@ -212,7 +212,7 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
 
 
 def main() -> None:
-    base, directory, texts = settings.read(), pathlib.Path(_WORKDIR.value), _OPTIMIZER.value
+    base, where, texts = settings.read(), _WORKDIR.value, _OPTIMIZER.value
     pairs, seeds, experiment, against = _PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value
     if settings.given("content") or settings.given("style"):
         pairs = None
@@ -230,6 +230,8 @@ def main() -> None:
     given = {"content": None, "style": None, "pair": tuple(pairs)} if pairs else {}
     above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
     record = settings.record(base, **above, **given)
+    name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
+    directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
     with workdir.claimed(directory):
         compare(Comparison(directory, found, specs, experiment, against, record), cache, conduct)
     print(f"report: {directory / 'report.html'}")

@@ -181,6 +181,12 @@ def parse_style(text: str) -> tuple[str, float]:
     return path, share
 
 
+def run_name(settings: Settings) -> str:
+    """PHOTO-STYLE, by the names of the pictures without folders and endings: where a run goes by default."""
+    paths = [settings.content, *(parse_style(text)[0] for text in settings.style)]
+    return "-".join(pathlib.PurePath(path.removeprefix("sample:")).stem for path in paths)
+
+
 def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
     """The pictures of a run at one size.
 

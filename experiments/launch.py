@@ -39,6 +39,18 @@ flags.adopt_module_key_flags(settings)
 _PATHS = ("workdir", "output", "compilation_cache")
 
 
+#: Where a run goes that is given no --workdir.
+RUNS = pathlib.Path("runs")
+
+
+def define_workdir(name: str) -> flags.FlagHolder[str | None]:
+    """The flag of a command whose runs go to a folder of this `name` by default."""
+    text = (
+        f"Where the command writes. By default runs/{name}, or the first of -2, -3 … that is free or goes on."
+    )
+    return flags.DEFINE_string("workdir", None, text)
+
+
 class Conduct(NamedTuple):
     """How a run goes, which does not change what it is: see the flags of these names."""
 

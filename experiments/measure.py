@@ -31,7 +31,9 @@ from jaxstyle.images import color, pictures
 from jaxstyle.network import vgg, weights
 
 _RESULT = flags.DEFINE_multi_string(
-    "result", ["runs/stylize"], "Folder of a run, of runs or of a comparison, or a picture; repeatable."
+    "result",
+    ["runs/portrait-night"],
+    "Folder of a run, of runs or of a comparison, or a picture; repeatable.",
 )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import arm, launch, settings, task
+from experiments import arm, inputs, launch, settings, task
 from experiments.cache import Cache
 from experiments.settings import Settings
 from jaxstyle import files
@@ -36,7 +36,7 @@ _QUALITY = flags.DEFINE_integer("quality", 95, "Of --output as JPEG or WebP.", l
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what the run would take: size, layers, memory, evaluations, time; and stop."
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run writes.")
+_WORKDIR = launch.define_workdir("PHOTO-STYLE")
 
 flags.adopt_module_key_flags(launch)
 
@@ -97,14 +97,15 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
 
 
-def stylize(given: Settings, directory: pathlib.Path, request: Request, cache: Cache) -> None:
-    """Makes the picture of the settings in a directory, or goes on with it."""
+def stylize(given: Settings, directory: pathlib.Path | None, request: Request, cache: Cache) -> None:
+    """Makes the picture of the settings in a directory, by default one of its name, or goes on with it."""
     spec = arm.parse_optimizer(given)
     posed = task.pose(given, cache)
     if request.dry_run:
         describe(posed, spec, cache)
         return
     record = settings.record(posed.settings)
+    directory = directory or workdir.find(launch.RUNS, inputs.run_name(given), record)
     with workdir.claimed(directory):
         state = workdir.begin(directory, record, request.conduct.overwrite, inputs=posed.facts)
         if state in ("finished", "diverged"):
@@ -154,10 +155,10 @@ def tell(result: loop.Result) -> None:
 
 def plot(directory: pathlib.Path) -> None:
     """Draws the loss of a run that has ended to `losses.png`, unless it is there."""
-    from jaxstyle.lab import figures  # which takes 0.2 s that no run should wait for before it begins
-
     path = directory / "losses.png"
     if not path.exists():
+        from jaxstyle.lab import figures  # which takes 0.2 s that nothing should wait for before it is needed
+
         rows = journal.read_metrics(directory / "metrics.csv")
         files.write_atomically(path, figures.png(figures.terms(rows)))
 
@@ -190,9 +191,9 @@ def copy(
 
 
 def stylize_all(
-    given: Settings, found: list[str], directory: pathlib.Path, request: Request, cache: Cache
+    given: Settings, found: list[str], directory: pathlib.Path | None, request: Request, cache: Cache
 ) -> None:
-    """Makes a picture of each photo, in a folder of its name.
+    """Makes a picture of each photo, in a folder of its name; without a directory, as if it were alone.
 
     Raises:
       UserError: two photos have one name; or, when all others are painted, one cannot be.
@@ -215,7 +216,7 @@ def stylize_all(
     for name, one in each.items():
         if name not in refused:
             print(name)
-            stylize(one, directory / name, request, cache)
+            stylize(one, directory and directory / name, request, cache)
     if refused:
         raise UserError(
             f"--content={given.content}: {len(refused)} of {len(each)} photos were not painted: "
@@ -224,9 +225,9 @@ def stylize_all(
 
 
 def main() -> None:
-    given, directory = settings.read(optimizer=_OPTIMIZER.value), pathlib.Path(_WORKDIR.value)
+    given, where = settings.read(optimizer=_OPTIMIZER.value), _WORKDIR.value
     request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, launch.conduct())
-    cache = Cache()
+    cache, directory = Cache(), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)
     if request.output:
         pictures.check_writable(request.output, given.bits)

@@ -23,7 +23,7 @@ from absl import flags
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments import arm, launch, settings, task
+from experiments import arm, inputs, launch, settings, task
 from experiments.cache import Cache
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
@@ -47,7 +47,7 @@ _CHUNK = flags.DEFINE_integer(
     "Learning rates in one program; by default all, or as many as half of the memory holds.",
     lower_bound=1,
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Where the sweep writes.")
+_WORKDIR = launch.define_workdir("sweep-PHOTO-STYLE")
 
 #: What a step of a lane records; NaN after it diverged.
 COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
@@ -270,13 +270,15 @@ def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
 def main() -> None:
     given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), parse_rates(_LEARNING_RATES.value)
     record_rates, conduct, cache = ",".join(_LEARNING_RATES.value), launch.conduct(), Cache()
-    directory, chunk = pathlib.Path(_WORKDIR.value), _CHUNK.value
+    where, chunk = _WORKDIR.value, _CHUNK.value
     specs = {label: parse_optimizer(text, given.loss) for label, text in records.labels(texts).items()}
-    asked = Sweep(directory, specs, rates, chunk)
     if given.scales not in (None, 1):
         raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
     posed = task.pose(dataclasses.replace(given, scales=1), cache)
     record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
+    name = f"sweep-{inputs.run_name(given)}"
+    directory = workdir.find(launch.RUNS, name, record) if where is None else pathlib.Path(where)
+    asked = Sweep(directory, specs, rates, chunk)
     found: list[records.Rate] = []
     steps: list[list] = []
     with workdir.claimed(directory):

@@ -1,6 +1,6 @@
 """Says whether this machine would give the result of a run again, and if not, what differs.
 
-python -m experiments.verify --workdir=runs/stylize
+python -m experiments.verify --workdir=runs/portrait-night
 
 It reads `run.flags` and `manifest.json` of the run, or of each arm of a comparison, and compares what decides a
 result to the bit: the program and its packages, the device and its settings, the pictures and the weights. Exit
@@ -21,7 +21,7 @@ from jaxstyle.images import pictures
 from jaxstyle.network import weights
 from jaxstyle.runs import journal
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/stylize", "Where the run to verify was written.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/portrait-night", "Where the run to verify was written.")
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -658,3 +658,33 @@ def test_the_environment_tells_what_decides_the_bits():
     assert found["backend"] == "cpu"
     assert len(found["code_sha256"]) == 64
     assert json.loads(json.dumps(found)) == found
+
+
+# --- where a run goes that is given no folder ---------------------------------------------------------------------
+
+
+def test_a_run_finds_its_folder_again_and_leaves_that_of_another(tmp_path):
+    def find(flags, **options):
+        directory = workdir.find(tmp_path, "portrait-night", flags, **options)
+        with workdir.claimed(directory):
+            workdir.begin(directory, flags, overwrite=False, **options)
+        return directory.name
+
+    assert find("--a=1\n--b=1\n") == "portrait-night"
+    assert find("--a=2\n--b=1\n") == "portrait-night-2"
+    assert find("--a=1\n--b=1\n") == "portrait-night"
+    assert find("--a=2\n--b=1\n") == "portrait-night-2"
+    assert find("--a=1\n--b=3\n", changeable=("b",)) == "portrait-night"
+
+
+def test_a_folder_or_a_file_of_something_else_is_not_taken(tmp_path):
+    (tmp_path / "a-b").mkdir()
+    (tmp_path / "a-b" / "notes.txt").touch()
+    (tmp_path / "a-b-2").touch()
+    (tmp_path / "a-b-3").mkdir()
+    assert workdir.find(tmp_path, "a-b", "--a=1\n").name == "a-b-3"
+
+
+def test_any_name_becomes_one_that_a_file_can_have(tmp_path):
+    assert workdir.find(tmp_path, "../ü b\n", "").name == "_ü_b_"
+    assert workdir.find(tmp_path, "..", "").name == "run"

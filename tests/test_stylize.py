@@ -640,3 +640,31 @@ def test_results_of_a_few_pixels_are_read_back(folder, stylize):
     assert stylize(*flags)[0] == 0
     status, output, errors = stylize(*flags)
     assert (status, "finished before" in output) == (0, True), errors
+
+
+def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_path):
+    def run(*arguments):
+        pictures = (f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}:2", "--size=32")
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests/narrow.py", "experiments.stylize", *pictures, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "picture: runs/content-style/image.png" in run("--steps=2")
+    assert "picture: runs/content-style-2/image.png" in run("--steps=3")
+    assert "finished before" in run("--steps=2")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"content-style", "content-style-2"}
+
+
+def test_the_commands_are_listed_with_a_line_each():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = [line.split()[2].removeprefix("experiments.") for line in done.stdout.splitlines()[:-1]]
+    assert names == ["benchmark", "compare", "measure", "stylize", "sweep", "verify"]

@@ -14,9 +14,11 @@ A file appears whole or not at all: it is written under another name, synced and
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import pathlib
 import platform
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -93,6 +95,30 @@ def _locked(directory: pathlib.Path) -> Iterator[BinaryIO]:
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 yield file
                 return
+
+
+def find(
+    parent: pathlib.Path, name: str, flags: str, changeable: Collection[str] = frozenset()
+) -> pathlib.Path:
+    """The first of NAME, NAME-2, NAME-3 … in a folder that is free, or holds what the same flags began.
+
+    Args:
+      parent, name: what `name` holds is made safe for a file's name.
+      flags, changeable: as in `begin`.
+    """
+    stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".") or "run"
+    for number in itertools.count(1):
+        directory = parent / (stem if number == 1 else f"{stem}-{number}")
+        if not directory.exists() or (
+            directory.is_dir() and not {path.name for path in directory.iterdir()} - {LOCK}
+        ):
+            return directory
+        record = directory / "run.flags"
+        if record.is_file() and not _differing(record.read_text("utf-8", "replace"), flags).difference(
+            changeable
+        ):
+            return directory
+    raise AssertionError("numbers do not end")
 
 
 def begin(
