@@ -42,7 +42,7 @@ def parse_optimizer(settings: Settings) -> catalogue.Spec:
     Raises:
       UserError: there is none of this name, or it cannot do what the settings ask for.
     """
-    spec = catalogue.parse(settings.optimizer, settings.loss)
+    spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
     if settings.clip and spec.name in catalogue.ON_HOST:
         raise UserError(f"--clip: {spec.name} cannot clip its iterates; lbfgs can")
     return spec

@@ -218,7 +218,9 @@ def main() -> None:
         pairs = None
     conduct, cache = launch.conduct(), Cache()
     specs = records.labels(texts)
-    base = dataclasses.replace(base, scales=base.scales or 1)
+    # A laboratory is explicit: nothing that suits one arm alone is done without being asked for.
+    variables = base.parametrization or "pixels"
+    base = dataclasses.replace(base, scales=base.scales or 1, parametrization=variables)
     for text in specs.values():
         arm.parse_optimizer(dataclasses.replace(base, optimizer=text))
     found = plan(base, pairs or (), seeds)

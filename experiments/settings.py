@@ -158,6 +158,12 @@ class Settings:
         lower_bound=1,
         upper_bound=16,
     )
+    parametrization: str | None = _text(
+        None,
+        "The variables in which the optimizer sees the image: pixels, fourier or pyramid, with numbers as in "
+        "fourier:exponent=0.35. By default what suits the optimizer, and pixels in compare and sweep; @fourier after "
+        "an optimizer is for that one alone.",
+    )
     clip: bool = _switch(False, "Bring every iterate to [0, 255], not the result alone.")
     keep: str = _choice(
         "last",

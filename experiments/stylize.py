@@ -100,6 +100,9 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
 def stylize(given: Settings, directory: pathlib.Path | None, request: Request, cache: Cache) -> None:
     """Makes the picture of the settings in a directory, by default one of its name, or goes on with it."""
     spec = arm.parse_optimizer(given)
+    if "@" not in given.optimizer:  # so that the record of a run does not depend on what suits
+        variables = dict(spec.static).get("parametrization", "pixels")
+        given = dataclasses.replace(given, parametrization=variables)
     posed = task.pose(given, cache)
     if request.dry_run:
         describe(posed, spec, cache)

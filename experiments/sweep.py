@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from experiments import arm, inputs, launch, settings, task
 from experiments.cache import Cache
+from experiments.settings import Settings
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records
@@ -77,13 +78,14 @@ def parse_rates(texts: Iterable[str]) -> list[float]:
     return sorted(rates)
 
 
-def parse_optimizer(text: str, loss: str) -> catalogue.Spec:
+def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
     """The optimizer of a text that leaves the learning rate open.
 
     Raises:
       UserError: the text gives a rate, or the optimizer has none or cannot be vmapped.
     """
-    name, _, rest = text.strip().partition(":")
+    method, at, variables = text.strip().partition("@")
+    name, _, rest = method.partition(":")
     if name in catalogue.ON_HOST:
         raise UserError(
             f"--optimizer={text}: {name} runs on the host, one at a time, and has no learning rate"
@@ -92,7 +94,8 @@ def parse_optimizer(text: str, loss: str) -> catalogue.Spec:
         raise UserError(
             f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
         )
-    return catalogue.parse(f"{name}:learning_rate=1,{rest}", loss)
+    variables = f"@{variables}" if at else ""
+    return catalogue.parse(f"{name}:learning_rate=1,{rest}{variables}", given.loss, given.parametrization)
 
 
 class Lanes(NamedTuple):
@@ -271,7 +274,8 @@ def main() -> None:
     given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), parse_rates(_LEARNING_RATES.value)
     record_rates, conduct, cache = ",".join(_LEARNING_RATES.value), launch.conduct(), Cache()
     where, chunk = _WORKDIR.value, _CHUNK.value
-    specs = {label: parse_optimizer(text, given.loss) for label, text in records.labels(texts).items()}
+    given = dataclasses.replace(given, parametrization=given.parametrization or "pixels")
+    specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
         raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
     posed = task.pose(dataclasses.replace(given, scales=1), cache)

@@ -43,7 +43,7 @@ def stylize(
     """
     if not styles:
         raise TypeError("stylize() needs one style picture or more")
-    spec = catalogue.parse(optimizer)
+    spec = catalogue.parse(optimizer, variables=None)
     network = network or weights.load("vgg16-torchvision")
     deepest = max(*recipe.content_layers, *recipe.style_layers)
     prepared = vgg.prepare(network.network, deepest, padding=recipe.padding)

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from jaxstyle.losses import objective
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.optimizers.base import Iterate, Optimizer
+from jaxstyle.optimizers.base import Iterate, Optimizer, Visit
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -167,7 +167,7 @@ def _init(
 
 def _step(method: Method, problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
     optimizer = method.build(**state.hyperparameters)
-    visit = functools.partial(_visit, method, problem)
+    visit = Visit(functools.partial(_visit, method, problem))
     outcome = optimizer.step(visit, state.iterate, state.optimizer)
     diverged = state.diverged | ~_is_finite(outcome.iterate)
     iterate, kept = jax.tree.map(

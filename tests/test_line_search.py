@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxstyle.losses.objective import Evaluation, Terms
-from jaxstyle.optimizers.base import Iterate
+from jaxstyle.optimizers.base import Iterate, Visit
 from jaxstyle.optimizers.line_search import Bracket, Conditions, Trial, judge, narrow, wolfe
 
 FUNCTIONS = {
@@ -23,7 +23,7 @@ def visitor(function):
         value, gradient = jax.value_and_grad(function)(image)
         return Iterate(image, Evaluation(value, Terms(value, value, value), gradient))
 
-    return visit
+    return Visit(visit)
 
 
 def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1):

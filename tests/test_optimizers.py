@@ -14,7 +14,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.losses import objective
 from jaxstyle.losses.objective import Evaluation, Terms
 from jaxstyle.optimizers import catalogue
-from jaxstyle.optimizers.base import Iterate
+from jaxstyle.optimizers.base import Iterate, Visit
 from jaxstyle.runs.checkpoints import Checkpoints
 
 SCALES = jnp.asarray(np.geomspace(1, 30, 24).reshape(4, 2, 3), jnp.float32)
@@ -38,7 +38,7 @@ def rosenbrock(image):
 
 
 def visiting(evaluate):
-    return lambda image: Iterate(image, evaluate(image))
+    return Visit(lambda image: Iterate(image, evaluate(image)))
 
 
 def minimise(text, evaluate, image, steps, loss="gatys"):

@@ -7,6 +7,7 @@ where it has been.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -23,8 +24,23 @@ class Iterate(NamedTuple):
     evaluation: Evaluation
 
 
-#: From a trial image to an iterate: the image brought to where it may be, and the objective there.
-Visit = Callable[[Image], Iterate]
+def _unmoved(image: Image, iterate: Iterate, direction: Image) -> Image:
+    return jnp.where(iterate.image == image, direction, 0)
+
+
+class Visit(NamedTuple):
+    """The objective, as an optimizer is given it. It is called with a trial image.
+
+    Attributes:
+      go: from a trial image to an iterate: the image brought to where it may be, and the objective there.
+      free: from a trial image, its iterate and a direction, that without the pixels that `go` moved.
+    """
+
+    go: Callable[[Image], Iterate]
+    free: Callable[[Image, Iterate, Image], Image] = _unmoved
+
+    def __call__(self, image: Image) -> Iterate:
+        return self.go(image)
 
 
 class Outcome(NamedTuple):

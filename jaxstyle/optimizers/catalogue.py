@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxstyle.errors import UserError
+from jaxstyle.optimizers import parametrization
 from jaxstyle.optimizers.base import Optimizer
 from jaxstyle.optimizers.first_order import adadelta_tf1gpu, from_optax
 from jaxstyle.optimizers.quasi_newton import lbfgs, nonlinear_cg, optax_lbfgs
@@ -100,7 +101,8 @@ _CHOICES = {("nonlinear-cg", "method"): _CG_METHODS, ("polyak_sgd", "variant"): 
 class Spec(NamedTuple):
     """An optimizer's name with the values of all its hyperparameters.
 
-    `static` ones are part of the program (sizes, choices); `traced` ones are numbers that a program is given.
+    `static` ones are part of the program (sizes, choices, the parametrization if it is not pixels); `traced` ones are
+    numbers that a program is given.
     """
 
     name: str
@@ -113,17 +115,24 @@ class Spec(NamedTuple):
         return "key" in inspect.signature(_FACTORIES[self.name]).parameters
 
 
-def parse(text: str, loss: str = "gatys") -> Spec:
-    """Reads `NAME` or `NAME:key=value,key=value`.
+def suits(name: str, loss: str) -> str:
+    """The parametrization that is best for an optimizer: see docs/parametrization.md."""
+    return "fourier:exponent=0.35" if name in _LINE_SEARCH_METHODS and loss == "gatys" else "pixels"
+
+
+def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> Spec:
+    """Reads `NAME` or `NAME:key=value,key=value`, with `@PARAMETRIZATION` after it or without.
 
     Args:
       text: the specification.
       loss: form of the losses, which decides defaults; see `DEFAULTS`.
+      variables: the parametrization where the text has none; None is what `suits`.
 
     Raises:
       UserError: an unknown name or hyperparameter, a value that is out of range, or one that is missing.
     """
-    name, _, rest = text.strip().partition(":")
+    method, at, given = text.strip().partition("@")
+    name, _, rest = method.partition(":")
     if name not in _FACTORIES:
         raise UserError(f"--optimizer={text}: there is no optimizer {name!r}; there are {', '.join(NAMES)}")
     parameters = _settable(name)
@@ -142,6 +151,9 @@ def parse(text: str, loss: str = "gatys") -> Spec:
             raise UserError(f"--optimizer={text}: {name} needs a {key}, as in {name}:{key}=0.1")
     values = {key: value for key, value in values.items() if value is not None}
     static = {k: v for k, v in values.items() if isinstance(v, bool | int | str)}
+    variables = given if at else variables or suits(name, loss)
+    if parametrization.parse(variables) is not None:
+        static["parametrization"] = variables
     traced = {k: float(v) for k, v in values.items() if k not in static}
     return Spec(name, tuple(sorted(static.items())), traced)
 
@@ -184,7 +196,8 @@ def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | in
 @functools.cache
 def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callable[..., Optimizer]:
     """The optimizer as a function of its traced hyperparameters, arrays or floats by keyword."""
-    factory = functools.partial(_FACTORIES[name], **dict(static))
-    if name in _LINE_SEARCH_METHODS:
-        return factory
-    return lambda **traced: from_optax(factory(**traced))
+    options = dict(static)
+    variables = parametrization.parse(options.pop("parametrization", "pixels"))
+    factory = functools.partial(_FACTORIES[name], **options)
+    make = factory if name in _LINE_SEARCH_METHODS else lambda **traced: from_optax(factory(**traced))
+    return lambda **traced: parametrization.within(variables, make(**traced))

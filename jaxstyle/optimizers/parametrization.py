@@ -1,0 +1,217 @@
+"""The variables in which an optimizer sees the image.
+
+    optimizer = within(parse("fourier:exponent=0.35"), lbfgs())
+
+is L-BFGS on the variables z of x = D z, for a linear D. Its steps are those of L-BFGS on the pixels x whose first
+matrix is a multiple of D Dᵀ in place of the identity; any other optimizer's too are those of another metric.
+Mordvintsev et al. 2018, "Differentiable Image Parameterizations", has such variables for gradient ascent.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from jaxstyle.errors import UserError
+from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Visit
+
+Variables = Float[Array, "rows columns 3"]
+
+
+class Parametrization(NamedTuple):
+    """Two linear functions: `decode` gives an image, and `encode` variables of it, `decode(encode(x))` = x.
+
+    `decode` is also given the image's shape, where several images have variables of one shape.
+    """
+
+    encode: Callable[[Image], Variables]
+    decode: Callable[[tuple[int, ...], Variables], Image]
+
+
+# --- Fourier ------------------------------------------------------------------------------------------------------
+
+
+def fourier(exponent: float = 0.35) -> Parametrization:
+    """x = F⁻¹ S F z with the two-dimensional Fourier transform F of each colour and S = f^−exponent.
+
+    f is the radial frequency in cycles per pixel, at least one over the longer side; S has a mean square of 1. D is
+    symmetric and positive: its variables are an image themselves, in which coarse changes are cheap.
+    """
+    return Parametrization(
+        lambda image: _filter(image, -exponent), lambda shape, variables: _filter(variables, exponent)
+    )
+
+
+def _filter(image: Image, exponent: float) -> Image:
+    """F⁻¹ S F of an image, with S of a negative exponent the inverse of that of the positive one."""
+    height, width, _ = image.shape
+    scales = spectrum(height, width, abs(exponent)).astype(image.dtype)
+    transformed = jnp.fft.rfft2(image, axes=(0, 1))
+    scaled = transformed * (scales if exponent > 0 else 1 / scales)[..., None]
+    return jnp.fft.irfft2(scaled, s=(height, width), axes=(0, 1)).astype(image.dtype)
+
+
+def spectrum(height: int, width: int, exponent: float) -> Float[Array, "height half"]:
+    """S on the half of the frequencies that a real image's transform is told by, as `rfft2` orders them."""
+    rows, columns = jnp.fft.fftfreq(height)[:, None], jnp.fft.rfftfreq(width)[None, :]
+    scales = jnp.maximum(jnp.sqrt(rows**2 + columns**2), 1 / max(height, width)) ** -exponent
+    # All columns but the first and, of an even width, the last stand for two.
+    twice = jnp.where((jnp.arange(columns.size) > 0) & (2 * jnp.arange(columns.size) < width), 2.0, 1.0)
+    return scales / jnp.sqrt(jnp.sum(twice[None, :] * scales**2) / (height * width))
+
+
+# --- pyramid ------------------------------------------------------------------------------------------------------
+
+
+def pyramid(levels: int = 5) -> Parametrization:
+    """x = Σ of images of halved sizes, each enlarged to the whole. More variables than pixels.
+
+    They lie in one array, as in Williams 1983, "Pyramidal Parametrics": the first above, the others beside it below.
+    """
+    return Parametrization(
+        functools.partial(_embed, levels=levels), functools.partial(_sum_levels, levels=levels)
+    )
+
+
+def _halves(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
+    """(height, width) of the levels after the first."""
+    return [(-(-shape[0] // 2**k), -(-shape[1] // 2**k)) for k in range(1, levels)]
+
+
+def _embed(image: Image, levels: int) -> Variables:
+    width, halves = image.shape[1], _halves(image.shape, levels)
+    below = max((each for each, _ in halves), default=0)
+    wider = max(sum(each for _, each in halves) - width, 0)
+    return jnp.pad(image, ((0, below), (0, wider), (0, 0)))
+
+
+def _sum_levels(shape: tuple[int, ...], variables: Variables, levels: int) -> Image:
+    height, width, _ = shape
+    image, left = variables[:height, :width], 0
+    for rows, columns in _halves(shape, levels):
+        level = variables[height : height + rows, left : left + columns]
+        image += jax.image.resize(level, shape, "linear")
+        left += columns
+    return image
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+#: By name, what makes one of its numbers, with their ranges.
+PARAMETRIZATIONS: Mapping[str, tuple[Callable[..., Parametrization] | None, Mapping[str, tuple]]] = {
+    "pixels": (None, {}),
+    "fourier": (fourier, {"exponent": (float, 0.01, 2.0)}),
+    "pyramid": (pyramid, {"levels": (int, 2, 12)}),
+}
+
+
+def parse(text: str) -> Parametrization | None:
+    """Reads `NAME` or `NAME:key=value`; None for `pixels`.
+
+    Raises:
+      UserError: an unknown name or number, or one that is out of range.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in PARAMETRIZATIONS:
+        known = ", ".join(PARAMETRIZATIONS)
+        raise UserError(f"--parametrization={text}: there is no {name!r}; there are {known}")
+    make, ranges = PARAMETRIZATIONS[name]
+    values = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in ranges:
+            raise UserError(
+                f"--parametrization={text}: {name} has no {key!r}; it has {', '.join(ranges) or 'none'}"
+            )
+        kind, lowest, highest = ranges[key]
+        try:
+            values[key] = kind(value)
+        except ValueError:
+            values[key] = math.nan
+        if not lowest <= values[key] <= highest:
+            raise UserError(
+                f"--parametrization={text}: {key} must be from {lowest} to {highest}, not {value!r}"
+            )
+    return make and make(**values)
+
+
+# --- the seam -----------------------------------------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """What an iterate in variables carries in place of the terms of its loss, which no optimizer reads.
+
+    Attributes:
+      iterate: the same in pixels.
+      free: where `visit` left the trial's pixels as they were.
+    """
+
+    iterate: Iterate
+    free: Bool[Array, "height width 3"]
+
+
+class WithinState(NamedTuple):
+    """The variables of the iterate and the state of the optimizer that sees them."""
+
+    variables: Variables
+    inner: Any
+
+
+def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Optimizer:
+    """The optimizer on the variables of a parametrization, as one on images; itself for None."""
+    if parametrization is None:
+        return optimizer
+    encode, decode = parametrization
+
+    def seen(variables: Variables, iterate: Iterate, free: Bool[Array, "height width 3"]) -> Iterate:
+        gradient = iterate.evaluation.gradient
+        _, pull = jax.vjp(functools.partial(decode, gradient.shape), variables)
+        evaluation = iterate.evaluation._replace(terms=Held(iterate, free), gradient=pull(gradient)[0])
+        return Iterate(variables, evaluation)
+
+    def everywhere(variables: Variables, iterate: Iterate) -> Iterate:
+        return seen(variables, iterate, jnp.ones(iterate.image.shape, bool))
+
+    def init(iterate: Iterate) -> WithinState:
+        variables = encode(iterate.image)
+        return WithinState(variables, optimizer.init(everywhere(variables, iterate)))
+
+    def step(visit: Visit, iterate: Iterate, state: WithinState) -> Outcome:
+        shape = iterate.image.shape
+
+        def go(variables: Variables) -> Iterate:
+            image = decode(shape, variables)
+            found = visit(image)
+            free = found.image == image
+            moved = jax.lax.cond(
+                jnp.all(free), lambda: jnp.zeros_like(variables), lambda: encode(found.image - image)
+            )
+            return seen(variables + moved, found, free)
+
+        def free(variables: Variables, found: Iterate, direction: Variables) -> Variables:
+            del variables
+            mask = found.evaluation.terms.free
+            return jax.lax.cond(
+                jnp.all(mask),
+                lambda: direction,
+                lambda: encode(jnp.where(mask, decode(shape, direction), 0)),
+            )
+
+        outcome = optimizer.step(Visit(go, free), everywhere(state.variables, iterate), state.inner)
+        variables, evaluation = outcome.iterate
+        return outcome._replace(iterate=evaluation.terms.iterate, state=WithinState(variables, outcome.state))
+
+    def carry(state: WithinState, before: Iterate, iterate: Iterate) -> WithinState:
+        variables = encode(iterate.image)
+        inner = optimizer.carry(
+            state.inner, everywhere(state.variables, before), everywhere(variables, iterate)
+        )
+        return WithinState(variables, inner)
+
+    return Optimizer(init, step, carry)
