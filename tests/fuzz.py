@@ -28,7 +28,7 @@ from forked import LIMIT, Outcome, call
 from PIL import Image
 
 from jaxstyle.errors import UserError
-from jaxstyle.images import pictures
+from jaxstyle.images import encode, pictures
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs.checkpoints import Checkpoints
 
@@ -76,7 +76,7 @@ def picture_files() -> dict[str, bytes]:
     image = Image.fromarray(np.stack([5 * x, 6 * y, 255 - 2 * x - 2 * y], -1).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation
-    profile = pictures._srgb_profile()
+    profile = encode.srgb_profile()
     found = {}
     for format_ in FORMATS:
         encoded = io.BytesIO()
