@@ -57,7 +57,7 @@ def minimise(text, evaluate, image, steps, loss="gatys"):
 
     iterate = Iterate(image, evaluate(image))
     state = optimizer.init(iterate)
-    step = lambda iterate, state: optimizer.step(counted, iterate, state)  # noqa: E731
+    step = lambda iterate, state: optimizer.step(Visit(counted), iterate, state)  # noqa: E731
     if spec.name not in catalogue.ON_HOST:
         step = jax.jit(step)
     totals, evaluations = [float(iterate.evaluation.total)], 0
@@ -254,7 +254,7 @@ def test_an_optax_alias_is_optaxs_own_step():
         ("adam:learning_rate=inf", "learning_rate must be greater than 0"),
         ("adam:b1=1", r"b1 must be in \[0, 1\)"),
         ("adam:nesterov=maybe", "nesterov must be true or false"),
-        ("lbfgs:history_size=0", "history_size must be greater than 0"),
+        ("lbfgs:history_size=0", "history_size must be from 1 to 1000"),
         ("lbfgs:history_size=2.5", "history_size must be a whole number"),
         ("nonlinear-cg:method=newton", "method must be polak-ribiere or"),
         ("lion", "lion needs a learning_rate"),
@@ -274,9 +274,11 @@ def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
     optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
     low, high = jnp.quantile(GOAL, 0.3), jnp.quantile(GOAL, 0.7)
 
-    def visit(image):
+    def clipped(image):
         image = jnp.clip(image, low, high)
         return Iterate(image, quadratic(image))
+
+    visit = Visit(clipped)
 
     iterate = visit(START)
     state, step = (
