@@ -174,7 +174,8 @@ def test_each_seed_has_its_own_directions(tmp_path, study):
     )
     done = start(*flags, "--optimizer=lbfgs", "--seeds=2", f"--workdir={tmp_path / 'both'}")
     assert done.returncode == 0, done.stderr
-    alone = command("experiments.stylize", *flags, "--seed=1", f"--workdir={tmp_path / 'alone'}")
+    pixels = ("--optimizer=lbfgs", "--parametrization=pixels", "--seed=1")
+    alone = command("experiments.stylize", *flags, *pixels, f"--workdir={tmp_path / 'alone'}")
     subprocess.run(**alone, check=True)
     first, second = (metrics(tmp_path / "both/arms" / name) for name in ("lbfgs", "lbfgs-seed1"))
     np.testing.assert_array_equal(second, metrics(tmp_path / "alone"))
