@@ -1,7 +1,16 @@
-"""python -m experiments: the commands, a line each."""
+"""The commands, a line each; and with a name and flags, that command.
+
+`python -m experiments` in a clone is `jaxstyle` where a wheel is installed, which has this folder as
+`jaxstyle.experiments`: `jaxstyle stylize --size=512` is `python -m experiments.stylize --size=512`.
+"""
 
 import ast
+import difflib
 import pathlib
+import runpy
+import sys
+
+from . import spoken
 
 
 def commands() -> dict[str, str]:
@@ -17,7 +26,21 @@ def commands() -> dict[str, str]:
     return found
 
 
+def main() -> None:
+    known, name = commands(), sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in known:
+        del sys.argv[0]
+        runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
+    elif name in ("--help", "--helpshort", "-h"):
+        for name, line in known.items():
+            print(f"{spoken(name):<{len(spoken('benchmark'))}} {line}")
+        print("--helpshort after a command lists its flags; --help all that there are.")
+    else:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+        print(f"{__package__.partition('.')[0]}: {name!r} is no command; {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    for name, line in commands().items():
-        print(f"python -m experiments.{name:<10} {line}")
-    print("--helpshort after a command lists its flags; --help all that there are.")
+    main()

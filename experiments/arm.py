@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cache import Cache, signature
-from experiments.settings import Settings
-from experiments.task import Task
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures, start
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory
+
+from .cache import Cache, signature
+from .settings import Settings
+from .task import Task
 
 
 class Compiled(NamedTuple):

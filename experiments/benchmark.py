@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import launch, settings
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
@@ -36,6 +35,8 @@ from jaxstyle.losses import objective, recipes, terms
 from jaxstyle.network import convolution, vgg
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory
+
+from . import launch, settings
 
 _SIZES = flags.DEFINE_list("sizes", ["300"], "Sides of the square images in pixels, separated by commas.")
 _CONVOLUTIONS = flags.DEFINE_list(
@@ -49,7 +50,7 @@ _LAYERS = flags.DEFINE_bool("layers", False, "Time each layer on its own too.")
 _COLD_START = flags.DEFINE_bool(
     "cold_start",
     False,
-    "Time experiments.stylize from its start to its first finished step, with an empty and a full cache.",
+    "Time stylize from its start to its first finished step, with an empty and a full cache.",
 )
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Steps timed for a row, after two to warm up.", lower_bound=1)
 _VS_TORCH = flags.DEFINE_bool(
@@ -192,7 +193,7 @@ def measure_cold_start(size: int, text: str) -> Iterator[dict[str, Any]]:
             begun = time.perf_counter()
             subprocess.run(
                 [
-                    *(sys.executable, "-m", "experiments.stylize", f"--size={size}", "--steps=1"),
+                    *(sys.executable, "-m", f"{__package__}.stylize", f"--size={size}", "--steps=1"),
                     *(f"--content={root}/content.png", f"--style={root}/style.png", f"--optimizer={text}"),
                     *(f"--workdir={root}/{cache}", f"--compilation_cache={root}/cache"),
                 ],

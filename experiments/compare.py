@@ -20,14 +20,15 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import arm, inputs, launch, settings, task
-from experiments.cache import Cache
-from experiments.settings import Settings
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import claims, records, report
 from jaxstyle.runs import workdir
 from jaxstyle.runs.signals import Interrupted
+
+from . import arm, inputs, launch, settings, task
+from .cache import Cache
+from .settings import Settings
 
 #: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
 PAIRS = {

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from experiments.settings import Settings
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, recipes
+
+from .settings import Settings
 
 #: Of a term's weight times that of a layer: losses of 1e13 then fit into float32.
 MAX_WEIGHT = 1e25

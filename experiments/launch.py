@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 from absl import app, flags, logging
 
-from experiments import settings
 from jaxstyle.errors import UserError
 from jaxstyle.runs import memory
+
+from . import settings, spoken
 
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
@@ -67,6 +69,10 @@ def run(main: Callable[[], None]) -> None:
     """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2."""
     for name in ("stdout", "stderr"):
         setattr(sys, name, _unbroken(getattr(sys, name)))
+    command = sys.modules["__main__"]  # whose text --help shows
+    command.__doc__ = re.sub(
+        r"python -m experiments\.(\w+)", lambda name: spoken(name[1]), command.__doc__ or ""
+    )
     app.run(functools.partial(_guarded, main), flags_parser=_parse)
 
 

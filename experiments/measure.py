@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from experiments import inputs, launch, settings
-from experiments.cache import Cache
-from experiments.settings import Settings
 from jaxstyle import quality
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
 from jaxstyle.network import vgg, weights
+
+from . import inputs, launch, settings
+from .cache import Cache
+from .settings import Settings
 
 _RESULT = flags.DEFINE_multi_string(
     "result",

@@ -17,14 +17,15 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import arm, inputs, launch, settings, task
-from experiments.cache import Cache
-from experiments.settings import Settings
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, workdir
+
+from . import arm, inputs, launch, settings, task
+from .cache import Cache
+from .settings import Settings
 
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer", Settings.optimizer, "NAME or NAME:key=value,key=value, as in adam:learning_rate=10."

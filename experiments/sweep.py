@@ -23,9 +23,6 @@ from absl import flags
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments import arm, inputs, launch, settings, task
-from experiments.cache import Cache
-from experiments.settings import Settings
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records
@@ -35,6 +32,10 @@ from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
+
+from . import arm, inputs, launch, settings, task
+from .cache import Cache
+from .settings import Settings
 
 _OPTIMIZER = flags.DEFINE_multi_string(
     "optimizer", ["adam"], "NAME or NAME:key=value,key=value without learning_rate; repeat it for several."

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import inputs
-from experiments.cache import Cache, signature
-from experiments.settings import Settings
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs import memory
+
+from . import inputs
+from .cache import Cache, signature
+from .settings import Settings
 
 
 class Task(NamedTuple):

@@ -15,11 +15,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.network import weights
 from jaxstyle.runs import journal
+
+from . import launch, spoken
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/portrait-night", "Where the run to verify was written.")
 
@@ -103,7 +104,7 @@ def main() -> None:
     for each in arms or [directory]:
         command = "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8") else "stylize"
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
-        print(f"python -m experiments.{command} {flagfile} --workdir=OTHER")
+        print(f"{spoken(command)} {flagfile} --workdir=OTHER")
 
 
 if __name__ == "__main__":

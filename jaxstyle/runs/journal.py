@@ -145,11 +145,16 @@ def _cpu_model() -> str:
 
 
 def _code_sha256() -> str:
-    """Of the sources of this package and of the package that runs it."""
-    digest = hashlib.sha256()
-    root = pathlib.Path(__file__).parents[2]
-    for path in sorted([*root.glob("jaxstyle/**/*.py"), *root.glob("experiments/*.py")]):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    """Of the sources of this package and of the commands, which are beside it in a clone, in it in a wheel."""
+    package, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
+    commands = package / "experiments"
+    commands = commands if commands.is_dir() else package.parent / "experiments"
+    found = {path.relative_to(commands.parent): path for path in commands.glob("*.py")}
+    for path in package.rglob("*.py"):
+        if path.parent != commands:
+            found[path.relative_to(package.parent)] = path
+    for name in sorted(found):  # the same in both
+        digest.update(str(name).encode() + b"\0" + found[name].read_bytes() + b"\0")
     return digest.hexdigest()
 
 
