@@ -61,6 +61,8 @@ _AGAINST = flags.DEFINE_string(
 )
 _WORKDIR = launch.define_workdir("compare-PHOTO-STYLE")
 
+flags.adopt_module_key_flags(launch)
+
 #: Flags that may differ when a comparison goes on: arms, pairs and seeds are added, claims judged anew.
 CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against")
 

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from jaxstyle.errors import UserError
 from jaxstyle.runs import memory
 
-from . import settings, spoken
+from . import settings, spoken, usage
 
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
@@ -69,10 +69,6 @@ def run(main: Callable[[], None]) -> None:
     """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2."""
     for name in ("stdout", "stderr"):
         setattr(sys, name, _unbroken(getattr(sys, name)))
-    command = sys.modules["__main__"]  # whose text --help shows
-    command.__doc__ = re.sub(
-        r"python -m experiments\.(\w+)", lambda name: spoken(name[1]), command.__doc__ or ""
-    )
     app.run(functools.partial(_guarded, main), flags_parser=_parse)
 
 
@@ -99,7 +95,16 @@ def _unbroken(stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
     )
 
 
+def _help() -> str:
+    about = sys.modules["__main__"].__doc__ or ""
+    about = re.sub(r"python -m experiments\.(\w+)", lambda name: spoken(name[1]), about)
+    return usage.text(about, flags.FLAGS.get_key_flags_for_module(sys.argv[0]))
+
+
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
+    if {"--help", "--helpshort", "-help", "-helpshort", "-?", "-h"} & set(arguments[1:]):
+        print(_help(), end="")
+        sys.exit()
     try:
         rest = flags.FLAGS(arguments)
         if rest[1:]:

@@ -51,6 +51,8 @@ _CHUNK = flags.DEFINE_integer(
 )
 _WORKDIR = launch.define_workdir("sweep-PHOTO-STYLE")
 
+flags.adopt_module_key_flags(launch)
+
 #: What a step of a lane records; NaN after it diverged.
 COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
 

@@ -1,0 +1,54 @@
+"""--helpshort: every flag of a command once, by what people want."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments import usage
+from experiments.settings import Settings
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(command, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_every_shared_flag_has_a_group_of_its_own():
+    grouped = [name for names in usage.GROUPS.values() for name in names]
+    assert {field.name for field in dataclasses.fields(Settings)} <= set(grouped)
+    assert len(grouped) == len(set(grouped))
+
+
+def test_the_help_begins_with_the_ten_that_matter_and_has_each_flag_once():
+    done = run("stylize", "--helpshort")
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.M)
+    assert listed[:10] == [
+        *("content", "style", "size", "steps", "style_weight", "preserve_color", "style_scale", "init"),
+        *("optimizer", "workdir"),
+    ]
+    assert len(listed) == len(set(listed))
+    assert set(listed) >= {field.name for field in dataclasses.fields(Settings)} | {"output", "overwrite"}
+    assert "(default: sample:night)" in done.stdout
+    assert "repeat this option" not in done.stdout
+
+
+@pytest.mark.parametrize(("command", "own"), [("compare", "seeds"), ("sweep", "learning_rates")])
+def test_a_laboratory_lists_its_own_flags_and_the_shared_ones(command, own):
+    parts = {part.partition(":")[0]: part for part in run(command, "--help").stdout.split("\n\n")}
+    assert f"  --{own}:" in parts["Of this command"]
+    assert "  --size:" in parts["What matters first"]
+
+
+@pytest.mark.parametrize("typed", ["style_wieght", "style-weight", "stile_weight"])
+def test_a_misspelt_flag_suggests_the_near_one(typed):
+    done = run("stylize", f"--{typed}=3")
+    assert done.returncode == 2
+    assert done.stderr == f"stylize: Unknown command line flag {typed!r}. Did you mean: style_weight ?\n"
