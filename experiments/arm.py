@@ -13,9 +13,11 @@ import numpy as np
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures, start
+from jaxstyle.lab.tensorboard import Events
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory
+from jaxstyle.runs.clocks import Pace
 
 from .cache import Cache, signature
 from .settings import Settings
@@ -113,6 +115,7 @@ def run(
     on_compiled: Callable[[float], None],
     report: Callable[[np.ndarray], None],
     checkpoint_seconds: float,
+    tensorboard: bool = False,
 ) -> loop.Result:
     """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
 
@@ -125,6 +128,7 @@ def run(
       on_compiled: is told the seconds that compiling took, for each scale.
       report: is told each row of the metrics.
       checkpoint_seconds: see `loop.execute`.
+      tensorboard: whether event files are written, to `tensorboard/`.
     """
     settings, scales = task.settings, len(task.shapes)
     manifest = describe(task, spec)
@@ -142,27 +146,54 @@ def run(
         return loop.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
 
     snapshots = directory / "snapshots"
+    events = Events(directory / "tensorboard", choices(spec, settings.seed)) if tensorboard else None
+    pace = Pace(checkpoint_seconds)
+
+    def tell(row: np.ndarray) -> None:
+        report(row)
+        if events:
+            events.row(row)
 
     def watch(step: int, image: Callable[[], np.ndarray]) -> None:
-        if settings.save_every and step % settings.save_every == 0:
+        due = step % (settings.save_every or settings.steps) == 0
+        if settings.save_every and due:
             snapshots.mkdir(exist_ok=True)
             pictures.write(snapshots / f"{step:06}.png", task.finish(image()))
+        if events and due:
+            events.image(task.finish(image()))
+        elif events and not settings.save_every:
+            pace.keep(lambda: events.image(task.finish(image())))
 
     def save(image: np.ndarray) -> None:
+        if events:
+            events.image(task.finish(image))
         pictures.write(directory / "image.png", task.finish(image), comment, bits=settings.bits)
         if settings.save_every:
             frames = [*sorted(snapshots.glob("*.png")), directory / "image.png"]
             pictures.write_animation(directory / "animation.webp", frames)
 
-    return loop.execute(
-        directory,
-        manifest,
-        [loop.Stage(settings.steps * (k + 1) // scales, functools.partial(load, k)) for k in range(scales)],
-        save=save,
-        report=report,
-        watch=watch,
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    try:
+        result = loop.execute(
+            directory,
+            manifest,
+            [
+                loop.Stage(settings.steps * (k + 1) // scales, functools.partial(load, k))
+                for k in range(scales)
+            ],
+            save=save,
+            report=tell,
+            watch=watch,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    finally:
+        if events:
+            events.close()
+    return result
+
+
+def choices(spec: catalogue.Spec, seed: int) -> dict[str, Any]:
+    """What tells the arms of a comparison apart, for TensorBoard's page of hyperparameters."""
+    return {"optimizer": spec.name, **dict(spec.static), **spec.traced, "seed": seed}
 
 
 def describe(task: Task, spec: catalogue.Spec) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def run_arm(
                 on_compiled=lambda _: bar.reset(),
                 report=show,
                 checkpoint_seconds=conduct.checkpoint_seconds,
+                tensorboard=conduct.tensorboard,
             )
     step, evaluations, seconds, total = result.rows[-1, :4]
     print(

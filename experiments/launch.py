@@ -15,6 +15,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 from jaxstyle.errors import UserError
+from jaxstyle.lab import tensorboard
 from jaxstyle.runs import memory
 
 from . import settings, spoken, usage
@@ -28,6 +29,12 @@ CHECKPOINT_SECONDS = flags.DEFINE_float(
     "Seconds between checkpoints, from which a run goes on; more where writing them took more than 2.5 % of its "
     "time. 0 is one after every step.",
     lower_bound=0,
+)
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard",
+    False,
+    "Write event files for TensorBoard too: losses by step and by evaluation, the image every --save_every steps or "
+    "as often as checkpoints, hyperparameters (extra tensorboard).",
 )
 flags.register_validator("checkpoint_seconds", math.isfinite, "must be a number")
 COMPILATION_CACHE = flags.DEFINE_string(
@@ -58,11 +65,18 @@ class Conduct(NamedTuple):
 
     overwrite: bool
     checkpoint_seconds: float
+    tensorboard: bool
 
 
 def conduct() -> Conduct:
-    """The flags of this process."""
-    return Conduct(OVERWRITE.value, CHECKPOINT_SECONDS.value)
+    """The flags of this process.
+
+    Raises:
+      UserError: what --tensorboard needs is not installed.
+    """
+    if TENSORBOARD.value:
+        tensorboard.check()
+    return Conduct(OVERWRITE.value, CHECKPOINT_SECONDS.value, TENSORBOARD.value)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -135,6 +135,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
                 on_compiled=lambda s: bar.write(f"compiled in {s:.1f} s"),
                 report=report,
                 checkpoint_seconds=request.conduct.checkpoint_seconds,
+                tensorboard=request.conduct.tensorboard,
             )
         tell(result)
         plot(directory)

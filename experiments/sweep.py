@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
-from jaxstyle.lab import figures, records
+from jaxstyle.lab import figures, records, tensorboard
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
@@ -262,6 +262,17 @@ def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list])
     files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
 
+def write_events(
+    directory: pathlib.Path, label: str, spec: catalogue.Spec, seed: int, rates: list[float], rows: Rows
+) -> None:
+    """Writes event files, a folder for each rate of an optimizer."""
+    for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
+        known = arm.choices(spec, seed) | {"learning_rate": rate}
+        finite = lane[np.isfinite(lane[:, 2])]
+        seconds = np.zeros(len(finite))  # rates that run at once have none of their own
+        tensorboard.write(directory / f"{label}-{rate}", known, np.insert(finite, 2, seconds, axis=1))
+
+
 def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
     """The manifest of a sweep that begins, or goes on after so many of its parts."""
     now, before = journal.environment() | posed.facts, journal.find_manifest(directory)
@@ -295,6 +306,8 @@ def main() -> None:
         for label in specs:
             rows = sweep(asked, posed, label, conduct.checkpoint_seconds)
             found += table(label, rates, rows)
+            if conduct.tensorboard:
+                write_events(directory / "tensorboard", label, specs[label], posed.settings.seed, rates, rows)
             steps += curves(label, rates, rows)
             write(directory, found, steps)
             print(records.describe_best([rate for rate in found if rate.label == label]))

@@ -20,7 +20,7 @@ GROUPS = {
         *("pooling", "padding"),
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
-    "Where": ("output", "overwrite", "compilation_cache"),
+    "Where": ("output", "overwrite", "tensorboard", "compilation_cache"),
     "How": ("dry_run", "checkpoint_seconds", "remat", "convolution", "deterministic"),
 }
 _GROUP = {name: group for group, names in GROUPS.items() for name in names}

@@ -33,7 +33,7 @@ FILES = (
     *("summary.csv", "pictures.png", "report.html", "claims.json"),
     *("sweep.csv", "curves.csv", "sensitivity.png"),
 )
-FOLDERS = ("checkpoints", "snapshots", "arms", "parts")
+FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "tensorboard")
 LOCK = ".jaxstyle.lock"
 
 

@@ -1,0 +1,120 @@
+"""Event files that TensorBoard shows: losses by step and by evaluation, the image, hyperparameters. Effects only.
+
+Needs tensorboardX (extra `tensorboard`), which is imported when it is first used.
+"""
+
+import importlib.util
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxstyle.errors import UserError
+from jaxstyle.files import write_atomically
+from jaxstyle.runs.journal import COLUMNS
+
+LOSSES = ("total", "content", "style", "tv")
+
+
+def check() -> None:
+    """Refuses to begin what cannot be written.
+
+    Raises:
+      UserError: tensorboardX is not installed.
+    """
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("--tensorboard: needs tensorboardX; pip install 'jaxstyle[tensorboard]' brings it")
+
+
+class Events:
+    """The event files of one run, which may be the continuation of another: no step is there twice.
+
+    Args:
+      directory: of the event files; the first row decides which of those that are there stay.
+      hyperparameters: what the page of hyperparameters compares.
+    """
+
+    def __init__(self, directory: pathlib.Path, hyperparameters: Mapping[str, Any]):
+        self._directory, self._hyperparameters = directory, hyperparameters
+        self._writer, self._step, self._evaluations, self._image = None, 0, 0, -1
+
+    def row(self, row: np.ndarray) -> None:
+        """Writes a row of `COLUMNS`, the first of them after what there is from before it."""
+        step, evaluations, _, *losses = row[: len(COLUMNS)]
+        if self._writer is None:
+            self._begin(int(step), int(evaluations))
+        for name, loss in zip(LOSSES, losses, strict=True):
+            self._writer.add_scalar(f"loss/{name}", loss, int(step))
+            self._writer.add_scalar(f"{_BY_EVALUATION}{name}", loss, int(evaluations))
+        if self._evaluations:
+            self._writer.add_scalar("evaluations_a_step", evaluations - self._evaluations, int(step))
+        self._step, self._evaluations = int(step), evaluations
+        self._writer.flush()  # so that a killed run has what it showed
+
+    def image(self, image: np.ndarray) -> None:
+        """Writes an image [height, width, 3], in [0, 255] or beyond, of the step of the last row, once."""
+        if self._writer is None or self._image == self._step:
+            return
+        self._image = self._step
+        pixels = np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
+        self._writer.add_image("image", pixels, self._step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _begin(self, step: int, evaluations: int) -> None:
+        from tensorboardX import SummaryWriter, summary
+
+        for path in self._directory.glob("events.*"):
+            _keep_before(path, step, evaluations)
+        # Two within a second differ by the step.
+        self._writer = SummaryWriter(str(self._directory), filename_suffix=f".{step:07}")
+        if step == 0:
+            known = {
+                name: value if isinstance(value, bool | int | float | str) else str(value)
+                for name, value in self._hyperparameters.items()
+            }
+            for each in summary.hparams(known, {"loss/total": 0})[:2]:  # the third says that the run ended
+                self._writer.file_writer.add_summary(each, 0)
+
+
+_BY_EVALUATION = "loss_by_evaluation/"
+
+
+def write(directory: pathlib.Path, hyperparameters: Mapping[str, Any], rows: np.ndarray) -> None:
+    """Writes the event files of a run that has ended, from its rows of `COLUMNS`, in place of any before."""
+    events = Events(directory, hyperparameters)
+    for row in rows:
+        events.row(row)
+    events.close()
+
+
+def _keep_before(path: pathlib.Path, step: int, evaluations: int) -> None:
+    """Takes out of an event file what a run makes anew that goes on from before a step; all of it at step 0."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    def keeps(event: Event) -> bool:
+        by_evaluation = any(value.tag.startswith(_BY_EVALUATION) for value in event.summary.value)
+        return event.step < (evaluations if by_evaluation else step)
+
+    if step == 0:
+        path.unlink()
+        return
+    kept = [record for record in records(path) if keeps(Event.FromString(record[12:-4]))]
+    write_atomically(path, b"".join(kept))
+
+
+def records(path: pathlib.Path) -> list[bytes]:
+    """The whole records of an event file: length, checksum, an `Event`, checksum (TFRecord)."""
+    data, place, found = path.read_bytes(), 0, []
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        end = place + 12 + length + 4
+        if end > len(data):  # the process was killed as it wrote
+            break
+        found.append(data[place:end])
+        place = end
+    return found
