@@ -24,7 +24,7 @@ Image = Float[np.ndarray, "height width 3"]
 Mask = Float[np.ndarray, "height width"]
 
 #: Longer side in pixels of the smallest size that a run begins with by default.
-SMALLEST = 256
+SMALLEST = 180
 
 
 # --- layers and weights -------------------------------------------------------------------------------------------

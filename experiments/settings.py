@@ -148,20 +148,20 @@ class Settings:
         "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
     )
     steps: int = _count(
-        200, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1, upper_bound=10**6
+        120, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1, upper_bound=10**6
     )
     scales: int | None = _count(
         None,
-        "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as leave "
-        "the "
-        "longer side 256 pixels or more; 1 in compare and sweep, for --loss=ivanov2017, and from a start picture.",
+        "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as "
+        "leave the longer side 180 pixels or more; 1 in compare and sweep, for --loss=ivanov2017, and from a "
+        "start picture.",
         lower_bound=1,
         upper_bound=16,
     )
     parametrization: str | None = _text(
         None,
         "The variables in which the optimizer sees the image: pixels, fourier or pyramid, with numbers as in "
-        "fourier:exponent=0.35. By default what suits the optimizer, and pixels in compare and sweep; @fourier after "
+        "fourier:exponent=0.5. By default what suits the optimizer, and pixels in compare and sweep; @fourier after "
         "an optimizer is for that one alone.",
     )
     clip: bool = _switch(False, "Bring every iterate to [0, 255], not the result alone.")

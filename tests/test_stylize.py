@@ -416,15 +416,15 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
 @pytest.mark.parametrize(
     ("flags", "sizes"),
     [
-        (["--size=300"], "300x225"),
-        (["--size=363"], "257x193, 363x272"),
-        (["--size=363", "--scales=1"], "363x272"),
-        (["--size=363", "--steps=1"], "363x272"),
-        (["--size=363", "--init={folder}/content.png"], "363x272"),
+        (["--size=250"], "250x188"),
+        (["--size=256"], "181x136, 256x192"),
+        (["--size=256", "--scales=1"], "256x192"),
+        (["--size=256", "--steps=1"], "256x192"),
+        (["--size=256", "--init={folder}/content.png"], "256x192"),
         (["--size=363x40", "--loss=ivanov2017"], "363x40"),
     ],
 )
-def test_a_large_picture_begins_at_a_size_of_256_pixels_or_more(folder, stylize, flags, sizes):
+def test_a_large_picture_begins_at_a_size_of_180_pixels_or_more(folder, stylize, flags, sizes):
     flags = [flag.format(folder=folder) for flag in flags]
     status, output, errors = stylize("--dry_run", *flags, f"--workdir={folder / 'sizes'}")
     assert status == 0, errors

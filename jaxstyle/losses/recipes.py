@@ -34,7 +34,7 @@ RECIPES = {
             "block5_conv1": 1.0,
         },
         content_weight=None,
-        style_weight=30.0,
+        style_weight=10.0,
         tv_weight=0.0,
     ),
     "ivanov2017": Recipe(

@@ -117,7 +117,7 @@ class Spec(NamedTuple):
 
 def suits(name: str, loss: str) -> str:
     """The parametrization that is best for an optimizer: see docs/parametrization.md."""
-    return "fourier:exponent=0.35" if name in _LINE_SEARCH_METHODS and loss == "gatys" else "pixels"
+    return "fourier:exponent=0.5" if name in _LINE_SEARCH_METHODS and loss == "gatys" else "pixels"
 
 
 def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> Spec:

@@ -1,6 +1,6 @@
 """The variables in which an optimizer sees the image.
 
-    optimizer = within(parse("fourier:exponent=0.35"), lbfgs())
+    optimizer = within(parse("fourier:exponent=0.5"), lbfgs())
 
 is L-BFGS on the variables z of x = D z, for a linear D. Its steps are those of L-BFGS on the pixels x whose first
 matrix is a multiple of D Dᵀ in place of the identity; any other optimizer's too are those of another metric.
@@ -36,7 +36,7 @@ class Parametrization(NamedTuple):
 # --- Fourier ------------------------------------------------------------------------------------------------------
 
 
-def fourier(exponent: float = 0.35) -> Parametrization:
+def fourier(exponent: float = 0.5) -> Parametrization:
     """x = F⁻¹ S F z with the two-dimensional Fourier transform F of each colour and S = f^−exponent.
 
     f is the radial frequency in cycles per pixel, at least one over the longer side; S has a mean square of 1. D is
