@@ -2,7 +2,7 @@
 
     import jaxstyle
     content, style = (jaxstyle.read_picture(name, 400) for name in ("me.jpg", "painting.jpg"))
-    image, metrics = jaxstyle.stylize(content, style, steps=200)
+    image, metrics = jaxstyle.stylize(content, style, steps=100)
 
 `EXPORTS` is the library's face; what is not there is free to move. A name is imported when it is first used, so that
 `import jaxstyle` takes no time. Images are float32 `[height, width, 3]`, RGB in [0, 255].

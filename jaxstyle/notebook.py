@@ -14,7 +14,7 @@ Image = Float[jax.Array, "height width 3"]
 def stylize(
     content: Image,
     *styles: Image,
-    steps: int = 200,
+    steps: int = 100,
     optimizer: str = "lbfgs",
     network: weights.Weights | None = None,
     recipe: recipes.Recipe = recipes.RECIPES["gatys"],

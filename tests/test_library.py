@@ -22,7 +22,7 @@ def test_the_readmes_lines_make_a_picture(tmp_path, monkeypatch, code):
         jaxstyle.write_picture(tmp_path / name, rng.uniform(0, 255, (24, 32, 3)))
     monkeypatch.chdir(tmp_path)
     scope = {}
-    exec(code.replace("400", "32").replace("steps=200", "steps=3"), scope)
+    exec(code.replace("400", "32").replace("steps=100", "steps=3").replace("steps=200", "steps=3"), scope)
     assert scope["image"].shape == (24, 32, 3)
     assert scope["metrics"].total.shape == (4,)
     assert scope["metrics"].total[-1] < scope["metrics"].total[0]
