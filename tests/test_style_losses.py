@@ -310,6 +310,16 @@ def test_patches_outside_the_styles_guide_are_not_matched():
     )
 
 
+def test_a_region_between_the_positions_of_the_patches_grid_is_not_missed(monkeypatch):
+    monkeypatch.setattr(mrf, "MAX_PATCHES", 10)
+    for place in [(1, 1), (3, 4), (4, 5)]:
+        guide = np.zeros(IMAGE.shape[:2], np.float32)
+        guide[place] = 1
+        found = mrf.patches(jnp.float32(IMAGE), jnp.asarray(guide), KEY)
+        assert found.used.sum() == 1
+        np.testing.assert_array_equal(found.patches[4][found.used][0], np.float32(IMAGE)[place])
+
+
 @every_loss
 def test_losses_are_mapped_over_images_and_do_not_grow_with_the_picture(name):
     loss = STYLE_LOSSES[name]

@@ -30,22 +30,32 @@ _CONSTANT = 1e-3
 def patches(features: Features, guide: Guide | None, key: Key) -> Patches:
     """Patches on the finest regular grid with no more than `MAX_PATCHES` positions.
 
-    With a guide those are used at whose centre it is at least half of its maximum on the grid.
+    With a guide each cell of the grid gives the patch at its largest guide, so that no region falls between the
+    grid's positions; those are used where that is at least half of the largest of all.
     """
     del key
-    height, width, channels = features.shape
+    height, width, _ = features.shape
     stride = next(s for s in itertools.count(1) if -(-height // s) * -(-width // s) <= MAX_PATCHES)
+    rows, columns = jnp.mgrid[:height:stride, :width:stride].reshape(2, -1)
+    used = jnp.ones(rows.shape, bool)
+    if guide is not None:
+        cells = _cells(guide, stride)
+        inside = jnp.argmax(cells, 1)
+        rows, columns = rows + inside // stride, columns + inside % stride
+        largest = jnp.max(cells, 1)
+        used = largest >= jnp.max(largest) / 2
     padded = _pad(features)
-    found = jnp.stack(
-        [
-            padded[i : i + height : stride, j : j + width : stride].reshape(-1, channels)
-            for i, j in itertools.product(range(3), repeat=2)
-        ]
-    )
-    if guide is None:
-        return Patches(found, jnp.ones(found.shape[1], bool))
-    centres = guide[::stride, ::stride].ravel()
-    return Patches(found, centres >= jnp.max(centres) / 2)
+    found = [padded[rows + i, columns + j] for i, j in itertools.product(range(3), repeat=2)]
+    return Patches(jnp.stack(found), used)
+
+
+def _cells(guide: Guide, stride: int) -> Float[Array, "cells positions"]:
+    """The guide of each cell of a grid of stride × stride positions, from left to right; -1 beyond the border."""
+    down, right = (-side % stride for side in guide.shape)
+    whole = jnp.pad(guide, ((0, down), (0, right)), constant_values=-1)
+    height, width = whole.shape
+    blocks = whole.reshape(height // stride, stride, width // stride, stride)
+    return blocks.swapaxes(1, 2).reshape(-1, stride * stride)
 
 
 def join_patches(targets: Sequence[tuple[Patches, float]]) -> Patches:
