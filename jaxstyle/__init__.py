@@ -34,12 +34,15 @@ EXPORTS = {
     # optimizers
     "parse_optimizer": ("optimizers.catalogue", "parse"),
     "build_optimizer": ("optimizers.catalogue", "build"),
+    "Iterate": ("optimizers.base", "Iterate"),
+    "Visit": ("optimizers.base", "Visit"),
     "from_optax": ("optimizers.first_order", "from_optax"),
     # the training step, runs of it, and how good a picture is
     "program": ("training", "program"),
     "run": ("training", "run"),
     "stylize": ("notebook", "stylize"),
     "lpips": ("quality", "lpips"),
+    "lpips_heads": ("network.weights", "lpips_heads"),
     "style_distances": ("quality", "style_distances"),
     "UserError": ("errors", "UserError"),
 }

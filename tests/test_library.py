@@ -12,6 +12,7 @@ import jaxstyle
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
@@ -26,6 +27,21 @@ def test_the_readmes_lines_make_a_picture(tmp_path, monkeypatch, code):
     assert scope["image"].shape == (24, 32, 3)
     assert scope["metrics"].total.shape == (4,)
     assert scope["metrics"].total[-1] < scope["metrics"].total[0]
+
+
+def test_the_page_of_the_library_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for code in re.findall(r"```python\n(.*?)```", LIBRARY, re.S):
+        exec(code.replace("400", "40").replace("steps=200", "steps=2"), scope)
+    assert jaxstyle.read_picture("photo.png").shape == scope["image"].shape
+    assert scope["metrics"].total.shape == (3,)
+    assert "adamant" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", jaxstyle.EXPORTS)
+def test_the_page_of_the_library_has_every_name(name):
+    assert re.search(rf"`{name}\b", LIBRARY) or re.search(rf"jaxstyle\.{name}\b", LIBRARY)
 
 
 @pytest.mark.parametrize("name", jaxstyle.EXPORTS)
