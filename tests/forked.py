@@ -29,8 +29,8 @@ class Outcome(NamedTuple):
     memory: int
 
 
-def call(function: Callable[[], None]) -> Outcome:
-    """Calls a function in a fork, which is killed if it takes longer than `LIMIT`."""
+def call(function: Callable[[], None], limit: float = LIMIT) -> Outcome:
+    """Calls a function in a fork, which is killed if it takes longer than `limit` seconds."""
     with tempfile.TemporaryFile() as errors:
         begun = time.monotonic()
         child = os.fork()
@@ -39,7 +39,7 @@ def call(function: Callable[[], None]) -> Outcome:
             with contextlib.suppress(BaseException):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 os.dup2(errors.fileno(), 2)
-                signal.setitimer(signal.ITIMER_REAL, LIMIT)
+                signal.setitimer(signal.ITIMER_REAL, limit)
                 status = _status(function)
                 sys.stderr.flush()
             os._exit(status)
