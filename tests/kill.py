@@ -2,8 +2,9 @@
 
     python tests/kill.py --kills=20
 
-The full form, on VGG16: as many kills for each optimizer of `stylize` and thrice as many for `compare`, which has
-all three as arms; a JSON line each. `tests/test_kill.py` is the short form.
+The full form, on VGG16: as many kills for each optimizer of `stylize`, for three scales and for a folder of two
+photos, and thrice as many for `compare`, which has all three optimizers as arms; a JSON line each.
+`tests/test_kill.py` is the short form.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +61,11 @@ def leftovers(workdir: pathlib.Path) -> list[str]:
 def checkpoints(workdir: pathlib.Path) -> set[pathlib.Path]:
     """The folders of checkpoints, drafts among them. A process may be changing them: nothing in them is opened."""
     found = set()
-    for folder in (workdir / "checkpoints", *workdir.glob("arms/*/checkpoints")):
+    for folder in (
+        workdir / "checkpoints",
+        *workdir.glob("arms/*/checkpoints"),
+        *workdir.glob("*.png/checkpoints"),
+    ):
         with contextlib.suppress(FileNotFoundError):
             found |= set(folder.iterdir())
     return found
@@ -158,17 +164,26 @@ def main() -> None:
             *("--size=64", "--steps=30", "--checkpoint_seconds=0"),
             *(f"--compilation_cache={folder / 'cache'}", *make_pictures(folder)),
         )
-        plans = [("stylize", (optimizer,), arguments.kills) for optimizer in OPTIMIZERS]
-        for command, optimizers, kills in [*plans, ("compare", OPTIMIZERS, 3 * arguments.kills)]:
-            flags = (*shared, *(f"--optimizer={optimizer}" for optimizer in optimizers))
-            workdir = folder / f"{command}-{optimizers[0]}"
+        batch = folder / "batch"
+        batch.mkdir()
+        for photo in ("a.png", "b.png"):
+            shutil.copy(folder / "content.png", batch / photo)
+        one, all_three = arguments.kills, [f"--optimizer={optimizer}" for optimizer in OPTIMIZERS]
+        plans = [
+            *(("stylize", [optimizer], one) for optimizer in all_three),
+            ("stylize", ["--scales=3"], one),
+            ("stylize", [f"--content={batch}", "--steps=15"], one),
+            ("compare", all_three, 3 * one),
+        ]
+        for number, (command, own, kills) in enumerate(plans):
+            flags, workdir = (*shared, *own), folder / f"{number}"
             begun = time.monotonic()
             counts = check(
                 (sys.executable, "-m", f"experiments.{command}", *flags), workdir, kills, arguments.seed
             )
             seconds = round(time.monotonic() - begun)
             print(
-                json.dumps({"command": command, "optimizers": optimizers} | counts | {"seconds": seconds}),
+                json.dumps({"command": command, "flags": own} | counts | {"seconds": seconds}),
                 flush=True,
             )
 

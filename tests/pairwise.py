@@ -8,7 +8,6 @@ verified. `tests/test_fuzz.py` is the short form.
 """
 
 import argparse
-import functools
 import importlib
 import itertools
 import json
