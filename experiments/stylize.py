@@ -115,9 +115,8 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
         if state in ("finished", "diverged"):
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
-            copy(
-                pictures.read(directory / "image.png"), record, directory, posed.settings, request, again=True
-            )
+            image = pictures.read_result(directory / "image.png", given.bits)
+            copy(image, record, directory, posed.settings, request)
             return
         print("compiling …", flush=True)
         with tqdm(total=given.steps, unit="step", disable=None) as bar:
@@ -174,24 +173,15 @@ def copy(
     directory: pathlib.Path,
     given: Settings,
     request: Request,
-    *,
-    again: bool = False,
 ) -> None:
     """Writes the picture that --output asks for, and says where it is.
 
     Raises:
-      UserError: it cannot be written; or it is made `again` with 16 bits, which are only copied.
+      UserError: it cannot be written.
     """
     picture = directory / "image.png"
     if request.output:
-        if again and given.bits > 8:
-            if pathlib.Path(request.output).suffix.lower() != ".png":
-                raise UserError(
-                    f"--output={request.output}: {picture} is there in 16 bits; take .png for a copy"
-                )
-            files.write_atomically(pathlib.Path(request.output), picture.read_bytes())
-        else:
-            pictures.write(request.output, image, record, request.quality, given.bits)
+        pictures.write(request.output, image, record, request.quality, given.bits)
     print(f"picture: {request.output or picture}")
 
 

@@ -728,6 +728,23 @@ def test_a_sixteen_bit_png_has_its_lower_bits_too(tmp_path):
     np.testing.assert_array_equal(raw.reshape(20, 20, 3, 2).view(">u2")[..., 0], 100 * 257 + 3)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_result_that_is_read_and_written_again_is_the_same(tmp_path, bits):
+    image = np.random.default_rng(0).uniform(0, 255, (17, 23, 3)).astype(np.float32)
+    for name, pixels in (
+        ("a.png", lambda: image),
+        ("b.png", lambda: pictures.read_result(tmp_path / "a.png", bits)),
+    ):
+        pictures.write(tmp_path / name, pixels(), "made by a test", bits=bits)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_result_of_sixteen_bits_that_was_replaced_is_told(tmp_path):
+    pictures.write(tmp_path / "a.png", np.zeros((20, 20, 3)))
+    with pytest.raises(UserError, match=r"a\.png.*16 bits"):
+        pictures.read_result(tmp_path / "a.png", 16)
+
+
 def test_formats_without_sixteen_bits_say_so(tmp_path):
     with pytest.raises(UserError, match=r"--bits=16: .*deep\.jpg"):
         pictures.write(tmp_path / "deep.jpg", np.zeros((20, 20, 3), np.float32), bits=16)

@@ -570,6 +570,10 @@ def test_sixteen_bits_are_refused_before_the_run_and_copied_after_it(folder, sty
     assert stylize(*flags, f"--workdir={workdir}")[0] == 0
     assert stylize(*flags, f"--workdir={workdir}", f"--output={folder / 'deep.png'}")[0] == 0
     assert (folder / "deep.png").read_bytes() == (workdir / "image.png").read_bytes()
+    assert stylize(*flags, f"--workdir={workdir}", f"--output={folder / 'deep.tiff'}")[0] == 0
+    deep = tifffile.imread(folder / "deep.tiff")
+    assert (deep % 257).any()  # its lower bits too
+    np.testing.assert_array_equal(deep >> 8, np.asarray(Image.open(workdir / "image.png")))
 
 
 def test_one_file_can_be_photo_and_style_at_two_sizes(folder, stylize):

@@ -46,6 +46,18 @@ def _deep_png(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def deep_pixels(data: bytes) -> UInt16[np.ndarray, "height width 3"]:
+    """The pixels of a PNG that `DEEP` made; Pillow would read 8 bits of the 16."""
+    chunks, at = {}, 8
+    while at < len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        chunks[data[at + 4 : at + 8]] = data[at + 8 : at + 8 + size]
+        at += size + 12
+    width, height = struct.unpack_from(">II", chunks[b"IHDR"])
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1)[:, 1:]
+    return np.cumsum(rows, 0, np.uint8).view(">u2").reshape(height, width, 3).astype(np.uint16)
+
+
 def _deep_tiff(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None) -> bytes:
     del comment  # as in 8 bits
     import tifffile  # here, since few runs need it

@@ -11,6 +11,8 @@ import io
 import os
 import re
 import stat
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -181,6 +183,20 @@ def write(
         write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error
+
+
+def read_result(path: Path, bits: int) -> Float[np.ndarray, "height width 3"]:
+    """The picture that `write` made as a PNG of 8 or 16 bits, in [0, 255]: written again, it has the same pixels.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    if bits == 8:
+        return read(path)
+    try:
+        return encode.deep_pixels(_contents(path)) / 257
+    except (KeyError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{str(path)!r}: is not the picture of 16 bits that the run made") from error
 
 
 def write_animation(path: str | os.PathLike, frames: Sequence[Path], seconds: float = 0.2) -> None:
