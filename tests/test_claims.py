@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxstyle.lab import claims
-from jaxstyle.lab.claims import Curve
+from jaxstyle.lab import claims, curves
+from jaxstyle.lab.curves import Curve
 
 STEPS = 200
 K = np.arange(STEPS + 1)
@@ -47,52 +47,109 @@ def sawtooth(low, height):
     ],
 )
 def test_oscillating_and_converging(total, oscillates, converges):
-    assert claims.oscillates(curve(total)) == oscillates
-    assert claims.converges(curve(total)) == converges
+    assert curves.oscillates(curve(total)) == oscillates
+    assert curves.converges(curve(total)) == converges
 
 
 def test_the_wobble_of_a_sawtooth_is_half_its_height():
-    assert claims.wobble(curve(sawtooth(1e6, 0.3))) == pytest.approx(0.15, rel=0.02)
-    assert claims.wobble(curve(falling(1e5))) == 0
+    assert curves.wobble(curve(sawtooth(1e6, 0.3))) == pytest.approx(0.15, rel=0.02)
+    assert curves.wobble(curve(falling(1e5))) == 0
 
 
 def test_converging_fast_takes_a_pace():
-    assert claims.converges_fast(curve(falling(5e5, pace=0.1)))
+    assert curves.converges_fast(curve(falling(5e5, pace=0.1)))
     slow = curve(falling(5e5, pace=0.015))
-    assert claims.converges(slow)
-    assert not claims.converges_fast(slow)
+    assert curves.converges(slow)
+    assert not curves.converges_fast(slow)
 
 
 def test_early_and_late_are_geometric_means_of_a_tenth():
     total = np.r_[100.0, np.full(10, 4.0), np.full(10, 9.0), np.full(70, 5.0), 1.0, 4.0, np.full(8, 2.0)]
-    assert claims.early(curve(total)) == pytest.approx(4)
-    assert claims.late(curve(total)) == pytest.approx((1 * 4 * 2**8) ** 0.1)
+    assert curves.early(curve(total)) == pytest.approx(4)
+    assert curves.late(curve(total)) == pytest.approx((1 * 4 * 2**8) ** 0.1)
 
 
 def test_overtaking_needs_to_be_behind_first_and_ahead_at_last():
     quick, slow = curve(falling(1e6, pace=0.3)), curve(falling(5e5, pace=0.05))
-    assert claims.overtakes(slow, quick)
-    assert not claims.overtakes(quick, slow)
-    assert not claims.overtakes(curve(falling(4e5, pace=0.5)), quick)
+    assert curves.overtakes(slow, quick)
+    assert not curves.overtakes(quick, slow)
+    assert not curves.overtakes(curve(falling(4e5, pace=0.5)), quick)
 
 
 def test_a_diverged_curve_oscillates_and_does_not_converge():
     broken = curve([START, 1e9, 1e20], status="diverged")
-    assert claims.oscillates(broken)
-    assert not claims.converges(broken)
-    assert claims.late(broken) == np.inf
+    assert curves.oscillates(broken)
+    assert not curves.converges(broken)
+    assert curves.late(broken) == np.inf
 
 
-def test_the_cost_of_a_loss_is_what_was_spent_when_it_was_first_reached():
-    found = claims.cost(curve([9, 7, 5, 6, 4], evaluations=np.array([1, 3, 4, 6, 9.0])), 5)
-    assert found == {"evaluations": 4, "seconds": 2}
-    assert claims.cost(curve([9, 7]), 5)["evaluations"] == np.inf
+def test_the_cost_of_a_loss_is_what_was_spent_when_a_falling_curve_came_to_it():
+    spent = np.cumsum(1 + K % 3).astype(float)
+    found = curves.cost(curve(falling(1e5), evaluations=spent), 1e6)
+    first = np.flatnonzero(falling(1e5) <= 1e6)[0]
+    assert found == {"evaluations": spent[first], "seconds": spent[first] / 2}
+    assert curves.cost(curve(falling(1e5)), 9e4)["evaluations"] == np.inf
+
+
+def test_the_cost_of_a_loss_does_not_favour_noise():
+    plain = falling(5e5, pace=0.02)
+    rng, sooner = np.random.default_rng(1), []
+    for _ in range(200):
+        noisy = plain * np.exp(0.05 * rng.normal(size=len(plain)))
+        sooner.append(
+            curves.cost(curve(noisy), 1e6)["evaluations"] < curves.cost(curve(plain), 1e6)["evaluations"]
+        )
+    assert 0.1 < np.mean(sooner) < 0.6  # the first touch alone is the noisy one's in nine of ten
+
+
+def test_the_wobble_of_noise_does_not_grow_with_the_run():
+    def wobble(steps):
+        noise = np.random.default_rng(2).normal(size=(50, steps + 1))
+        return np.mean([curves.wobble(curve(1e6 * np.exp(0.04 * each))) for each in noise])
+
+    assert wobble(1000) == pytest.approx(wobble(100), rel=0.05)
+
+
+def test_what_is_far_above_the_best_known_loss_has_not_converged():
+    arms = small_rates(adam1=falling(1e5, pace=0.05))
+    (found,) = [v for v in claims.judge("experiment4", {"run": arms}) if v.id == "4a"]
+    numbers = found.runs["run"]
+    assert {name for name in numbers if name != "holds" and numbers[name]["converges"]} == {"adam 1"}
+    assert numbers["gd"]["late"] < START / 2
+
+
+def test_a_curve_that_stands_still_does_not_shorten_the_others():
+    stood = curve([9, 4, 4, 4, 4, 4], evaluations=np.array([1, 2, 3, 3, 3, 3.0]))
+    going = curve([9, 8, 7, 6, 5, 3])
+    found = curves.by_evaluation({"stood": stood, "going": going})
+    assert found["going"].total.tolist() == going.total.tolist()
+    assert found["stood"].total.tolist() == [9, 4, 4, 4, 4, 4]
+    alone = curves.by_evaluation({"stood": stood, "also": stood})
+    assert alone["stood"].evaluations.tolist() == [1, 2, 3]
+
+
+def test_a_curve_that_does_not_move_is_not_judged_steadier():
+    still = np.full(STEPS + 1, START)
+    before = [large_rates(gd=still, adadelta=still)]
+    assert (
+        verdicts("experiment2", large_rates(gd=still, adadelta=still), against=before)["2a"]
+        == "not applicable"
+    )
+    assert verdicts("experiment2", large_rates(gd=falling(1e6)), against=before)["2a"] == "fails"
+
+
+def test_two_arms_of_one_name_are_not_testable_and_it_says_so():
+    arms = [*large_rates(), curve(falling(9e5), "adam", 1.0)]
+    found = {verdict.id: verdict for verdict in claims.judge("experiment1", {"run": arms})}
+    assert found["1b"].verdict == "not testable"
+    assert found["1b"].runs["run"] == {"not testable": "two arms fit adam"}
+    assert found["1a"].verdict == "holds"
 
 
 def test_curves_are_compared_after_as_many_evaluations():
     greedy = curve([9, 5, 3, 2], evaluations=np.array([1, 3, 4, 7.0]))
     frugal, broken = curve([9, 8, 7, 6, 5]), curve([9, 1e9], status="diverged")
-    found = claims.by_evaluation({"greedy": greedy, "frugal": frugal, "broken": broken})
+    found = curves.by_evaluation({"greedy": greedy, "frugal": frugal, "broken": broken})
     assert found["greedy"].total.tolist() == [9, 9, 5, 3, 3]
     assert found["greedy"].evaluations.tolist() == [1, 2, 3, 4, 5]
     assert found["greedy"].seconds.tolist() == [0.5, 0.5, 1.5, 2, 2]
@@ -116,7 +173,7 @@ def large_rates(**changed):
 def small_rates(adam1=None):
     return [
         curve(falling(1e6), "gd", 1.0),
-        curve(falling(2e6), "adadelta", 1.0),
+        curve(falling(1.3e6), "adadelta", 1.0),
         curve(falling(9e5), "adagrad", 10.0),
         curve(falling(8e5, pace=0.9), "adam", 10.0),
         curve(falling(5e5, pace=0.03) if adam1 is None else adam1, "adam", 1.0),
@@ -195,7 +252,8 @@ def test_claims_that_are_not_so_fail():
 def test_a_claim_holds_where_two_thirds_of_the_runs_have_it():
     good, bad = large_rates(), large_rates(rmsprop=falling(1e6))
     assert verdicts("experiment2", good, good, bad)["2b"] == "holds"
-    assert verdicts("experiment2", good, bad)["2b"] == "fails"
+    assert verdicts("experiment2", good, bad)["2b"] == "mixed"
+    assert verdicts("experiment2", good, bad, bad)["2b"] == "fails"
     (found,) = [v for v in claims.judge("experiment2", {"a": good, "b": bad}) if v.id == "2b"]
     assert (found.held, found.judged) == (1, 2)
     assert found.runs["b"]["rmsprop"]["wobble"] == 0
@@ -221,10 +279,10 @@ def test_both_adadeltas_are_judged():
 
 
 def test_every_claim_survives_arms_that_diverged():
-    broken = [
-        curve(member.total[:3], member.optimizer, member.learning_rate, "diverged")
-        for member in (*large_rates(), *small_rates())
-    ]
     for experiment in claims.EXPERIMENTS:
+        arms = large_rates() if experiment < "experiment4" else small_rates()
+        broken = [
+            curve(member.total[:3], member.optimizer, member.learning_rate, "diverged") for member in arms
+        ]
         for verdict in claims.judge(experiment, {"run": broken}, [broken]):
-            assert verdict.verdict in ("holds", "fails")
+            assert verdict.verdict in ("holds", "fails"), verdict

@@ -1,36 +1,38 @@
 """What the article of 2017 claims of its six experiments, as numbers that recorded curves have or do not have.
 
-A claim is judged in every run of an experiment, a run being all curves of one pair and one seed, and holds where it
-does so in two thirds of them. It is not testable before the curves it speaks of have ended, nor on fewer than 20
-steps. Where several bear a name of the article, Adadelta or L-BFGS, the claim is judged for each.
+A claim is judged in every run of an experiment, a run being all curves of one pair and one seed. It holds where it
+does so in two thirds of them, fails where it does so in at most a third, and is mixed between. It is not testable
+before the curves it speaks of have ended, nor on fewer than 20 steps, nor where two arms of a run fit one name. It is
+not applicable where there is nothing to compare: a curve that does not move is not steadier than another.
 
-The article plots losses against time, and an evaluation of loss and gradient is what takes time. So the words of the
-claims are about L, the total loss by evaluation: at n it is that of the last iterate that n evaluations had paid for,
-up to the number of evaluations that the shortest of the curves has that a claim compares.
-
-- the *early* loss is the geometric mean of L over the first tenth of the evaluations, the start left out; the
-  *late* loss that over the last tenth. A single lucky or unlucky step moves neither much.
-- the *wobble* of some evaluations is the mean of min(1, L/B − 1), where B is the lowest loss up to each: how far
-  above its own best a curve usually is. A falling curve has 0; a sawtooth of relative height h has about h/2.
-- a curve *oscillates* where its wobble is above 0.1, looked at from the middle of the run to the end.
-- it *converges* if it does not oscillate and its late loss is at most half of the loss of the start image.
-- it *converges fast* if moreover a third of the evaluations takes it below a quarter of the loss of the start image.
-- *about the same* is within a factor of 1.25.
-- one curve *overtakes* another if its early loss is the higher one and its late loss the lower one.
-
-A curve that diverged oscillates, does not converge, and has an infinite late loss.
+Where several bear a name of the article, Adadelta or L-BFGS, the claim is judged for each. What the words of the
+claims mean is in `curves`.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-WOBBLE = 0.1
-SAME = 1.25
+from jaxstyle.lab.curves import (
+    SAME,
+    WOBBLE,
+    Curve,
+    Curves,
+    about,
+    by_evaluation,
+    converges,
+    converges_fast,
+    cost,
+    early,
+    late,
+    oscillates,
+    overtakes,
+    tenth,
+    wobble,
+)
+
 ENOUGH = 2 / 3
 
 #: Steps that a curve needs for the words to mean something.
@@ -40,19 +42,8 @@ LEAST_STEPS = 20
 VARIANTS = {"adadelta": ("adadelta", "adadelta-tf1gpu"), "lbfgs": ("lbfgs", "scipy-lbfgs")}
 
 
-class Curve(NamedTuple):
-    """What a run recorded of one arm: a row for each step from 0, or each evaluation from 1; fewer if it diverged."""
-
-    optimizer: str
-    learning_rate: float | None
-    status: str
-    evaluations: Float[np.ndarray, " rows"]
-    seconds: Float[np.ndarray, " rows"]
-    total: Float[np.ndarray, " rows"]
-
-
-Curves = Mapping[str, Curve]
-Finding = tuple[bool, dict[str, Any]]
+#: Whether it is so, None where there is nothing to judge, and the numbers.
+Finding = tuple[bool | None, dict[str, Any]]
 
 
 class Claim(NamedTuple):
@@ -69,7 +60,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`verdict` is "holds", "fails" or "not testable"; `runs` has what was found in each run."""
+    """`verdict`: holds, mixed, fails, not applicable or not testable; `runs` has what was found in each run."""
 
     id: str
     claim: str
@@ -77,77 +68,6 @@ class Verdict(NamedTuple):
     held: int
     judged: int
     runs: dict[str, dict[str, Any]]
-
-
-def by_evaluation(curves: Curves) -> Curves:
-    """The curves with a row for each evaluation, as many as the shortest of those that did not diverge has."""
-    ends = [curve.evaluations[-1] for curve in curves.values() if curve.status != "diverged"]
-    found = {}
-    for name, curve in curves.items():
-        spent = np.arange(1.0, min([*ends, curve.evaluations[-1]]) + 1)
-        last = np.searchsorted(curve.evaluations, spent, side="right") - 1
-        found[name] = curve._replace(evaluations=spent, seconds=curve.seconds[last], total=curve.total[last])
-    return found
-
-
-# --- words --------------------------------------------------------------------------------------------------------
-
-
-def _mean(losses: Float[np.ndarray, " steps"]) -> float:
-    return float(np.exp(np.mean(np.log(losses))))
-
-
-def _tenth(curve: Curve) -> int:
-    return max(1, (len(curve.total) - 1) // 10)
-
-
-def early(curve: Curve) -> float:
-    """Geometric mean of the loss over the first tenth of the curve, the start left out."""
-    return _mean(curve.total[1 : 1 + _tenth(curve)]) if len(curve.total) > 1 else math.inf
-
-
-def late(curve: Curve) -> float:
-    """Geometric mean of the loss over the last tenth of the curve; infinite where it diverged."""
-    return math.inf if curve.status == "diverged" else _mean(curve.total[-_tenth(curve) :])
-
-
-def wobble(curve: Curve, begin: float = 0.5, end: float = 1.0) -> float:
-    """How far the loss usually is above its own best, between two fractions of the run; 1 where it diverged."""
-    if curve.status == "diverged":
-        return 1.0
-    above = np.minimum(1, curve.total / np.minimum.accumulate(curve.total) - 1)
-    steps = len(above) - 1
-    return float(np.mean(above[1 + int(begin * steps) : 1 + int(end * steps)]))
-
-
-def oscillates(curve: Curve) -> bool:
-    return wobble(curve) > WOBBLE
-
-
-def converges(curve: Curve) -> bool:
-    return not oscillates(curve) and late(curve) <= curve.total[0] / 2
-
-
-def converges_fast(curve: Curve) -> bool:
-    third = curve.total[: 1 + len(curve.total) // 3]
-    return converges(curve) and bool(third.min() <= curve.total[0] / 4)
-
-
-def overtakes(curve: Curve, other: Curve) -> bool:
-    return early(curve) > early(other) and late(curve) < late(other)
-
-
-def about(a: float, b: float) -> bool:
-    """Whether two losses are within a factor of `SAME`."""
-    return math.isfinite(a) and math.isfinite(b) and max(a, b) <= SAME * min(a, b)
-
-
-def cost(curve: Curve, loss: float) -> dict[str, float]:
-    """Evaluations and seconds up to the first step with at most that loss, infinite if there is none."""
-    reached = np.flatnonzero(curve.total <= loss)
-    if not len(reached):
-        return {"evaluations": math.inf, "seconds": math.inf}
-    return {name: float(getattr(curve, name)[reached[0]]) for name in ("evaluations", "seconds")}
 
 
 # --- tests: curves -> whether it is so, and the numbers -----------------------------------------------------------
@@ -200,7 +120,7 @@ def _comes_to_oscillate(curves: Curves) -> Finding:
 
 
 def _steadier_than_before(curves: Curves, before: Sequence[Curves]) -> Finding:
-    """Less wobble than the median over the runs of the other experiment."""
+    """Less wobble than the median over the runs of the other experiment; a curve with none in either says nothing."""
     numbers = {
         name: {
             "wobble": wobble(curve),
@@ -208,7 +128,8 @@ def _steadier_than_before(curves: Curves, before: Sequence[Curves]) -> Finding:
         }
         for name, curve in curves.items()
     }
-    return all(found["wobble"] < found["wobble before"] for found in numbers.values()), numbers
+    moving = [found for found in numbers.values() if any(found.values())]
+    return all(found["wobble"] < found["wobble before"] for found in moving) if moving else None, numbers
 
 
 def _helped_by_size(curves: Curves, before: Sequence[Curves]) -> Finding:
@@ -233,9 +154,11 @@ def _half_of_adam(curves: Curves) -> Finding:
 
 
 def _sooner_than_adam(curves: Curves) -> Finding:
-    """L-BFGS needs fewer evaluations for Adam's late loss than Adam does."""
+    """L-BFGS needs fewer evaluations for Adam's late loss than Adam does, which has it at its end at the latest."""
     loss = late(curves["adam"])
     numbers = {name: cost(curve, loss) for name, curve in curves.items()}
+    last = {name: float(getattr(curves["adam"], name)[-1]) for name in numbers["adam"]}
+    numbers["adam"] = {name: min(spent, last[name]) for name, spent in numbers["adam"].items()}
     sooner = numbers["lbfgs"]["evaluations"] < numbers["adam"]["evaluations"]
     return sooner, {"loss": loss, **numbers}
 
@@ -285,7 +208,7 @@ def _catches_up(curves: Curves) -> Finding:
 def _never_passes(curves: Curves) -> Finding:
     """After the first tenth, Adam 1 is below L-BFGS in at most a twentieth of the evaluations, and not at the end."""
     adam, lbfgs = curves["adam 1"], curves["lbfgs"]
-    rows = slice(1 + _tenth(adam), min(len(adam.total), len(lbfgs.total)))
+    rows = slice(1 + tenth(adam), min(len(adam.total), len(lbfgs.total)))
     below = adam.total[rows] < lbfgs.total[rows]
     share = float(np.mean(below)) if len(below) else 0.0
     numbers = {
@@ -406,19 +329,27 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
+def _fitting(
+    curves: Sequence[Curve], arms: Sequence[str], variant: Mapping[str, str]
+) -> dict[str, list[Curve]]:
+    """Under the names of a claim, the curves that have ended and fit."""
+
+    def fits(curve: Curve, name: str, rate: str) -> bool:
+        ended = curve.status == "diverged" or (curve.status == "finished" and len(curve.total) > LEAST_STEPS)
+        named = curve.optimizer == variant.get(name, name)
+        return ended and named and (not rate or curve.learning_rate == float(rate))
+
+    parted = {arm: arm.partition(" ")[::2] for arm in arms}
+    return {arm: [curve for curve in curves if fits(curve, *parts)] for arm, parts in parted.items()}
+
+
 def _pick(curves: Sequence[Curve], arms: Sequence[str], variant: Mapping[str, str]) -> Curves | None:
-    """The curves that have ended under the names of a claim, or None if one is missing."""
-    found = {}
-    for arm in arms:
-        name, _, rate = arm.partition(" ")
-        for curve in curves:
-            fits = curve.optimizer == variant.get(name, name)
-            ended = curve.status == "diverged" or (
-                curve.status == "finished" and len(curve.total) > LEAST_STEPS
-            )
-            if fits and ended and (not rate or curve.learning_rate == float(rate)):
-                found[arm] = curve
-    return found if len(found) == len(arms) else None
+    """The one curve under each name of a claim, by evaluation; None if there is none or more than one."""
+    fitting = _fitting(curves, arms, variant)
+    if any(len(found) != 1 for found in fitting.values()):
+        return None
+    best = min(float(np.min(curve.total)) for curve in curves if len(curve.total))
+    return by_evaluation({arm: curve._replace(best=best) for arm, (curve,) in fitting.items()})
 
 
 def judge(
@@ -455,16 +386,30 @@ def _judge(
     runs: Mapping[str, Sequence[Curve]],
     against: Sequence[Sequence[Curve]],
 ) -> Verdict:
-    before = [by_evaluation(found) for curves in against if (found := _pick(curves, claim.arms, variant))]
-    findings = {}
+    before = [found for curves in against if (found := _pick(curves, claim.arms, variant))]
+    findings: dict[str, dict[str, Any]] = {}
     for name, curves in runs.items():
-        found = _pick(curves, claim.arms, variant)
-        if found and (before or not claim.against):
-            found = by_evaluation(found)
+        twice = [arm for arm, found in _fitting(curves, claim.arms, variant).items() if len(found) > 1]
+        if twice:
+            findings[name] = {"not testable": f"two arms fit {', '.join(twice)}"}
+        elif (found := _pick(curves, claim.arms, variant)) and (before or not claim.against):
             holds, numbers = claim.test(found, before) if claim.against else claim.test(found)
-            findings[name] = {"holds": bool(holds), **numbers}
-    held = sum(finding["holds"] for finding in findings.values())
-    verdict = "not testable"
-    if findings:
-        verdict = "holds" if held >= ENOUGH * len(findings) else "fails"
-    return Verdict(claim.id, claim.text, verdict, held, len(findings), findings)
+            findings[name] = {"holds": holds if holds is None else bool(holds), **numbers}
+    judged = [finding["holds"] for finding in findings.values() if finding.get("holds") is not None]
+    applies = not any("holds" in finding for finding in findings.values()) or bool(judged)
+    return Verdict(
+        claim.id,
+        claim.text,
+        _verdict(judged) if applies else "not applicable",
+        sum(judged),
+        len(judged),
+        findings,
+    )
+
+
+def _verdict(judged: Sequence[bool]) -> str:
+    if not judged:
+        return "not testable"
+    if sum(judged) >= ENOUGH * len(judged):
+        return "holds"
+    return "fails" if sum(judged) <= (1 - ENOUGH) * len(judged) else "mixed"
