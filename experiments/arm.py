@@ -96,7 +96,8 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache) -> Com
             ready = lowered.compile(), here, step.compile()
             # Memory grows with the image: what the last scale will need is known before the first begins.
             constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
-            more = np.prod(task.shapes[-1]) / np.prod(shape)
+            # But a strip's window does not grow so; then each scale is checked when it begins.
+            more = np.prod(task.shapes[-1]) / np.prod(shape) if task.form.strips == 1 else 1
             needed = memory.at_size(memory.required(ready[2]), constant, more)
             memory.check(needed, memory.available(), *task.shapes[-1][:2], constant)
             memory.keep_freed(needed)

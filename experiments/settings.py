@@ -188,6 +188,13 @@ class Settings:
         False,
         "Compute feature maps a second time instead of keeping them: less memory, more time, the same result.",
     )
+    strips: int | None = _count(
+        None,
+        "Compute loss and gradient in so many strips of rows: less memory, more time, the same result; for large "
+        "pictures. By default one.",
+        lower_bound=1,
+        upper_bound=64,
+    )
     deterministic: bool = _switch(True, "Ask a GPU for the same bits every time; a CPU gives them anyway.")
     optimizer: str = "lbfgs"  # whose flag is a command's: `compare` and `sweep` take several
 

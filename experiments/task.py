@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
-from jaxstyle.losses import objective
+from jaxstyle.losses import objective, strips
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs import memory
@@ -61,12 +61,17 @@ def read_form(settings: Settings) -> objective.Form:
     Raises:
       UserError: the study's form with what it does not have.
     """
-    form = objective.FORMS[settings.loss]._replace(remat=settings.remat)
-    if settings.style_loss == "gram":
-        return form
-    if settings.loss != "gatys":
-        raise UserError(f"--style_loss={settings.style_loss}: --loss={settings.loss} has gram alone")
-    return form._replace(style=STYLE_LOSSES[settings.style_loss])
+    form = objective.FORMS[settings.loss]._replace(remat=settings.remat, strips=settings.strips or 1)
+    if settings.style_loss != "gram":
+        if settings.loss != "gatys":
+            raise UserError(f"--style_loss={settings.style_loss}: --loss={settings.loss} has gram alone")
+        form = form._replace(style=STYLE_LOSSES[settings.style_loss])
+    if form.strips > 1 and not strips.divisible(form):
+        raise UserError(
+            f"--strips={form.strips}: --loss={settings.loss} with --style_loss={settings.style_loss} is no sum "
+            "over positions; take 1, or gatys with gram"
+        )
+    return form
 
 
 def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> None:
@@ -108,7 +113,8 @@ def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None
     kept = names[: names.index(deepest) + 1]
     if settings.remat:  # the first of each block
         kept = [name for name in kept if name.endswith("_conv1")]
-    maps = 4 * sum(vgg.size(name, (height, width)) for name in kept)
+    rows = strips.windows(height, names[: names.index(deepest) + 1], settings.strips or 1).height
+    maps = 4 * sum(vgg.size(name, (rows, width)) for name in kept)
     memory.check(maps, free, height, width)
 
 

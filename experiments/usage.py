@@ -21,7 +21,7 @@ GROUPS = {
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "compilation_cache"),
-    "How": ("dry_run", "checkpoint_seconds", "remat", "convolution", "deterministic"),
+    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "deterministic"),
 }
 _GROUP = {name: group for group, names in GROUPS.items() for name in names}
 

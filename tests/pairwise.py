@@ -64,6 +64,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "seed": ("0", "4294967295"),
     "convolution": ("auto", "direct", "winograd"),
     "remat": ("false", "true"),
+    "strips": (None, "3"),
     "deterministic": ("true", "false"),
     "output": (None, "out.png", "out.jpg", "out.webp", "out.tiff"),
     "quality": (None, "1", "100"),
@@ -79,6 +80,8 @@ REFUSED = (
     lambda f: f.get("loss") == "ivanov2017" and f.get("scales") in ("2", "3"),
     lambda f: f.get("clip") == "true" and f.get("optimizer") == "scipy-lbfgs",
     lambda f: f.get("bits") == "16" and f.get("output") in ("out.jpg", "out.webp"),
+    lambda f: f.get("strips") == "3" and f.get("loss") == "ivanov2017",
+    lambda f: f.get("strips") == "3" and f.get("style_loss", "gram") != "gram",
     lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
 )
 

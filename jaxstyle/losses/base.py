@@ -26,18 +26,23 @@ Target = Any
 
 
 class StyleLoss(NamedTuple):
-    """A style loss in three pure functions. A target is a pytree of arrays.
+    """A style loss in three pure functions, or five. A target is a pytree of arrays.
 
     Attributes:
       summarize: the target that a style picture's feature maps at one layer give, in their guide. The key must be
         the same for all style pictures of a layer; only `sliced` draws from it.
       blend: the target of several style pictures by their shares, which sum to 1.
       loss: of the feature maps of the image that is optimised, in their guide, to a target.
+      means: where the loss is one of means over positions, these, of feature maps by the weights of their positions,
+        float32 `[height, width]`; those of parts of an image add up. None where it is not.
+      distance: of such means to a target.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]
     blend: Callable[[Sequence[tuple[Target, float]]], Target]
     loss: Callable[[Features, Guide | None, Target], Scalar]
+    means: Callable[[Features, Float[Array, "height width"]], Any] | None = None
+    distance: Callable[[Any, Target], Scalar] | None = None
 
 
 def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:

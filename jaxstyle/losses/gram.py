@@ -18,8 +18,15 @@ def guided_gram(features: Features, guide: Guide | None) -> Gram:
     return gram_matrix(features * normalised[..., None])
 
 
+def weighted_gram(features: Features, weights: Guide) -> Gram:
+    """Σᵢ wᵢ FᵢᵀFᵢ."""
+    return gram_matrix(features * jnp.sqrt(weights * weights.size)[..., None])
+
+
 STYLE_LOSS = StyleLoss(
     lambda features, guide, key: guided_gram(features, guide),
     mean_by_share,
     lambda features, guide, target: gatys_style(guided_gram(features, guide), target),
+    weighted_gram,
+    gatys_style,
 )

@@ -35,22 +35,25 @@ Mask = Float[Array, "height width"]
 
 
 class Form(NamedTuple):
-    """The formulas of the losses, and whether feature maps are computed again to save memory. All of it static.
+    """The formulas of the losses, and how they are computed in less memory. All of it static.
 
     `content` is a function of features, target and guide, `variation` one of the image: see `losses/terms.py`.
+    `remat` computes feature maps again in place of keeping them; more than one of `strips` is for `strips.evaluate`.
     """
 
     content: Callable[[Array, Array, Array | None], Scalar]
     style: StyleLoss
     variation: Callable[[Image], Scalar]
     remat: bool = False
+    strips: int = 1
 
 
 GATYS = Form(gatys_content, STYLE_LOSSES["gram"], squared_variation)
 IVANOV2017 = Form(
     ivanov2017_content,
     STYLE_LOSSES["gram"]._replace(
-        loss=lambda features, guide, target: ivanov2017_style(guided_gram(features, guide), target)
+        loss=lambda features, guide, target: ivanov2017_style(guided_gram(features, guide), target),
+        distance=ivanov2017_style,
     ),
     total_variation,
 )
