@@ -14,7 +14,7 @@ from jaxstyle.losses.style import STYLE_LOSSES
 #: Compiled, for the tests' time.
 STYLE_LOSSES = {
     name: base.StyleLoss(jax.jit(summarize), blend, jax.jit(loss))
-    for name, (summarize, blend, loss) in STYLE_LOSSES.items()
+    for name, (summarize, blend, loss, *_) in STYLE_LOSSES.items()
 }
 
 RNG = np.random.default_rng(0)
