@@ -1,5 +1,6 @@
 """One optimizer on a task: its programs, compiled once, and its run in a directory."""
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from jaxstyle import training
 from jaxstyle.errors import UserError
@@ -16,11 +18,12 @@ from jaxstyle.images import pictures, start
 from jaxstyle.lab.tensorboard import Events
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, loop, memory
+from jaxstyle.runs import journal, loop, memory, workdir
 from jaxstyle.runs.clocks import Pace
 
+from . import launch
 from .cache import Cache, signature
-from .settings import Settings
+from .settings import Settings, record
 from .task import Task
 
 
@@ -209,3 +212,43 @@ def describe(task: Task, spec: catalogue.Spec) -> dict[str, Any]:
             "compile_seconds": 0.0,
         }
     )
+
+
+def complete(
+    posed: Task, optimizer: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
+) -> bool:
+    """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
+    given = dataclasses.replace(posed.settings, optimizer=optimizer)
+    text = record(given)
+    with workdir.claimed(directory):
+        if workdir.begin(directory, text, conduct.overwrite, inputs=posed.facts) in (
+            "finished",
+            "diverged",
+        ):
+            return False
+        with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
+
+            def show(row: np.ndarray) -> None:
+                if bar.n == 0:
+                    bar.initial = int(row[0])  # earlier steps say nothing of the time left
+                bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
+                bar.update(int(row[0]) - bar.n)
+
+            result = run(
+                posed,
+                parse_optimizer(given),
+                cache,
+                directory,
+                text,
+                on_compiled=lambda _: bar.reset(),
+                report=show,
+                checkpoint_seconds=conduct.checkpoint_seconds,
+                tensorboard=conduct.tensorboard,
+            )
+    step, evaluations, seconds, total = result.rows[-1, :4]
+    print(
+        f"{directory.name}: {result.status}, loss {result.rows[0, 3]:.6g} -> {total:.6g} "
+        f"in {step:.0f} steps, {evaluations:.0f} evaluations, {seconds:.1f} s",
+        flush=True,
+    )
+    return True

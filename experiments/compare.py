@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from jaxstyle import files
 from jaxstyle.errors import UserError
@@ -117,46 +116,6 @@ def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
     ]
 
 
-def run_arm(
-    posed: task.Task, text: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
-) -> bool:
-    """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
-    given = dataclasses.replace(posed.settings, optimizer=text)
-    record = settings.record(given)
-    with workdir.claimed(directory):
-        if workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts) in (
-            "finished",
-            "diverged",
-        ):
-            return False
-        with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
-
-            def show(row: np.ndarray) -> None:
-                if bar.n == 0:
-                    bar.initial = int(row[0])  # earlier steps say nothing of the time left
-                bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
-                bar.update(int(row[0]) - bar.n)
-
-            result = arm.run(
-                posed,
-                arm.parse_optimizer(given),
-                cache,
-                directory,
-                record,
-                on_compiled=lambda _: bar.reset(),
-                report=show,
-                checkpoint_seconds=conduct.checkpoint_seconds,
-                tensorboard=conduct.tensorboard,
-            )
-    step, evaluations, seconds, total = result.rows[-1, :4]
-    print(
-        f"{directory.name}: {result.status}, loss {result.rows[0, 3]:.6g} -> {total:.6g} "
-        f"in {step:.0f} steps, {evaluations:.0f} evaluations, {seconds:.1f} s",
-        flush=True,
-    )
-    return True
-
-
 def curves_by_run(arms: list[records.Arm]) -> dict[str, list[claims.Curve]]:
     """What a claim is judged on: the curves of each pair and seed."""
     runs: dict[str, list[claims.Curve]] = {}
@@ -208,7 +167,7 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
         for suffix, given in comparison.plan:
             posed = task.pose(given, cache)
             for label, text in comparison.optimizers.items():
-                if run_arm(posed, text, directory / "arms" / (label + suffix), cache, conduct):
+                if arm.complete(posed, text, directory / "arms" / (label + suffix), cache, conduct):
                     refresh(comparison)
     except Interrupted:
         refresh(comparison)

@@ -17,18 +17,12 @@ whether the pictures of a record are still the same.
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
-import jax
 from absl import flags
 
-from jaxstyle import quality
 from jaxstyle.errors import UserError
-from jaxstyle.images import color, pictures
-from jaxstyle.network import vgg, weights
 
-from . import inputs, launch, settings
+from . import launch, settings, yardstick
 from .cache import Cache
 from .settings import Settings
 
@@ -37,13 +31,6 @@ _RESULT = flags.DEFINE_multi_string(
     ["runs/portrait-night"],
     "Folder of a run, of runs or of a comparison, or a picture; repeatable.",
 )
-
-
-class Yardstick(NamedTuple):
-    """The network and the heads by which all results are measured, whatever network made them."""
-
-    network: vgg.PreparedNetwork
-    heads: Mapping[str, jax.Array]
 
 
 def results(path: pathlib.Path) -> list[pathlib.Path]:
@@ -83,57 +70,15 @@ def recorded(folder: pathlib.Path) -> Settings:
         raise UserError(f"{str(path)!r}: {error}") from error
 
 
-def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Cache) -> dict[str, Any]:
-    """The row of one picture.
-
-    Args:
-      path: of the picture.
-      given: what it was made of.
-      yardstick: what it is measured by.
-      cache: of compiled programs.
-
-    Raises:
-      UserError: a picture cannot be read or is too small, or there is not the memory for one so large.
-    """
-    result = pictures.read(path)
-    height, width, _ = result.shape
-    photo = pictures.read(given.content, (width, height), given.resize)
-    # As in a run, both sides of a style picture are fixed where those of the result were.
-    keeps_aspect = isinstance(pictures.parse_size(given.size), int)
-    size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given.style_scale)
-    smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
-    for style, (source, *_) in inputs.read_styles(given, photo, size):
-        if min(source.shape[:2]) < smallest:
-            raise UserError(
-                f"{str(path)!r}: at its size {source.path} has {source.shape[1]}x{source.shape[0]} pixels; "
-                f"each side must have {smallest} or more to be measured"
-            )
-        styles.append(style)
-    network, heads = yardstick
-    distance = cache.evaluate(quality.lpips, (), result.shape, network, heads, result, photo)
-    # With the photo's colours kept the styles are prepared; a result is compared to them as the photo was.
-    seen = color.PRESERVE[given.preserve_color].prepare_content(result)
-    layers = cache.evaluate(quality.style_distances, (), result.shape, network, seen, styles)
-    layers = {layer: float(value) for layer, value in layers.items()}
-    palette = cache.evaluate(quality.palette_distance, (), result.shape, seen, styles)
-    return {
-        "lpips": float(distance),
-        "style": sum(layers.values()) / len(layers),
-        "style_by_layer": layers,
-        "palette": float(palette),
-    }
-
-
 def main() -> None:
     given, cache = settings.read(), Cache()
     found = [each for path in _RESULT.value for each in results(pathlib.Path(path))]
-    network = vgg.prepare(weights.load("vgg16-torchvision").network, max(quality.LPIPS_LAYERS), "direct")
-    yardstick = Yardstick(network, weights.lpips_heads())
+    by = yardstick.load()
     for each in found:
         if each.is_dir():
-            row = measure(each / "image.png", recorded(each), yardstick, cache)
+            row = yardstick.measure(each / "image.png", recorded(each), by, cache)
         else:
-            row = measure(each, given, yardstick, cache)
+            row = yardstick.measure(each, given, by, cache)
         print(json.dumps({"result": str(each), **row}), flush=True)
 
 

@@ -8,32 +8,23 @@ Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for e
 
 import csv
 import dataclasses
-import functools
 import io
 import math
-import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxstyle import files, training
+from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records, tensorboard
-from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
-from jaxstyle.runs.checkpoints import Checkpoints
-from jaxstyle.runs.clocks import Pace
-from jaxstyle.runs.signals import Interrupted, interruptible
 
-from . import arm, inputs, launch, settings, task
+from . import arm, inputs, lanes, launch, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -52,33 +43,6 @@ _CHUNK = flags.DEFINE_integer(
 _WORKDIR = launch.define_workdir("sweep-PHOTO-STYLE")
 
 flags.adopt_module_key_flags(launch)
-
-#: What a step of a lane records; NaN after it diverged.
-COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
-
-Rows = Float[np.ndarray, "steps+1 lanes columns"]
-
-
-def parse_rates(texts: Iterable[str]) -> list[float]:
-    """The rates, sorted, each once.
-
-    Raises:
-      UserError: one is no such number, or there is none.
-    """
-    rates = set()
-    for text in texts:
-        try:
-            rate = float(text)
-        except ValueError:
-            rate = math.nan
-        if not 1e-30 <= rate <= 1e30:
-            raise UserError(
-                f"--learning_rates: each must be a number from 1e-30 to 1e30, not {text.strip()!r}"
-            )
-        rates.add(rate)
-    if not rates:
-        raise UserError("--learning_rates: there must be one or more, as in 0.1,1,10")
-    return sorted(rates)
 
 
 def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
@@ -101,100 +65,6 @@ def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
     return catalogue.parse(f"{name}:learning_rate=1,{rest}{variables}", given.loss, given.parametrization)
 
 
-class Lanes(NamedTuple):
-    """Programs of several learning rates at once."""
-
-    count: int
-    init: Callable[..., training.TransferState]
-    step: Callable[..., tuple[training.TransferState, training.Metrics]]
-
-
-def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> dict[str, jax.Array]:
-    """Those of each lane: they differ in the learning rate."""
-    values = arm.hyperparameters(spec, seed)
-    values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
-    return values | {"learning_rate": jnp.float32(rates)}
-
-
-def memory() -> int:
-    """Bytes that arrays can have: all of the device's, or of the machine's."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def compile_lanes(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool) -> Lanes:
-    """The programs for `count` rates, or for `fewer` where half of the memory is too little for so many."""
-    program, seed = (
-        training.program(posed.form, spec.name, spec.static, posed.settings.clip),
-        posed.settings.seed,
-    )
-    init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
-    step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
-    while True:
-        structure = jax.eval_shape(
-            init, posed.problem(0), posed.start, hyperparameters(spec, seed, [1.0] * count)
-        )
-        compiled = step.lower(posed.problem(0), structure).compile()
-        sizes = compiled.memory_analysis()
-        need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        if not fewer or count == 1 or need <= memory() / 2:
-            return Lanes(count, init, compiled)
-        count = math.ceil(count / 2)
-
-
-def run_lanes(
-    posed: task.Task,
-    spec: catalogue.Spec,
-    lanes: Lanes,
-    rates: Sequence[float],
-    directory: pathlib.Path,
-    show: Callable[[int, np.ndarray], None],
-    checkpoint_seconds: float,
-) -> Rows:
-    """The rows of some learning rates, from where a run in the directory stopped; there are no more than lanes.
-
-    Raises:
-      Interrupted: a signal asked for it; the same call goes on from there.
-    """
-    steps, whole = posed.settings.steps, directory / "rows.npy"
-    if whole.exists():
-        return np.load(whole)
-    padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
-    values = hyperparameters(spec, posed.settings.seed, padded)
-    checkpoints = Checkpoints(directory)
-    structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
-    with interruptible() as signals:
-        state, rows = checkpoints.restore(lambda step: structure) or begin_lanes(posed, lanes, values)
-        step, pace = int(state.step[0]), Pace(checkpoint_seconds)
-        while step < steps and not np.all(state.diverged):
-            if signals:
-                checkpoints.save(step, state, rows)
-                raise Interrupted(signals[0])
-            state, metrics = lanes.step(posed.problem(0), state)
-            step += 1
-            rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
-            show(step, rows[step])
-            pace.keep(functools.partial(checkpoints.save, step, state, rows))
-        rows = rows[:, : len(rates)]
-        buffer = io.BytesIO()
-        np.save(buffer, rows)
-        files.write_atomically(whole, buffer.getvalue())
-        checkpoints.clear()
-        if signals:
-            raise Interrupted(signals[0])
-    return rows
-
-
-def begin_lanes(
-    posed: task.Task, lanes: Lanes, values: dict[str, jax.Array]
-) -> tuple[training.TransferState, Rows]:
-    """The states at the start, and rows of which the first is filled."""
-    state = lanes.init(posed.problem(0), posed.start, values)
-    rows = np.full((posed.settings.steps + 1, lanes.count, len(COLUMNS)), np.nan)
-    rows[0] = np.stack(training.metrics(state)[:6], -1)
-    return state, rows
-
-
 class Sweep(NamedTuple):
     """What the flags ask for: optimizers by label, at all rates, `chunk` of them in one program."""
 
@@ -204,12 +74,12 @@ class Sweep(NamedTuple):
     chunk: int | None
 
 
-def sweep(asked: Sweep, posed: task.Task, label: str, checkpoint_seconds: float) -> Rows:
+def sweep(asked: Sweep, posed: task.Task, label: str, checkpoint_seconds: float) -> lanes.Rows:
     """The rows of all rates of one optimizer, chunk by chunk in one program."""
     rates, spec, found = asked.rates, asked.optimizers[label], []
     chunks = math.ceil(len(rates) / min(asked.chunk or len(rates), len(rates)))
-    lanes = compile_lanes(posed, spec, math.ceil(len(rates) / chunks), fewer=asked.chunk is None)
-    for chunk in (rates[i : i + lanes.count] for i in range(0, len(rates), lanes.count)):
+    ready = lanes.compile_(posed, spec, math.ceil(len(rates) / chunks), fewer=asked.chunk is None)
+    for chunk in (rates[i : i + ready.count] for i in range(0, len(rates), ready.count)):
         name = f"{label}-{chunk[0]}-{chunk[-1]}"  # in full: two rates may agree in many digits
         with tqdm(total=posed.settings.steps, unit="step", desc=name, disable=None) as bar:
 
@@ -220,7 +90,7 @@ def sweep(asked: Sweep, posed: task.Task, label: str, checkpoint_seconds: float)
                 bar.update(step - bar.n)
 
             part = asked.directory / "parts" / name
-            found.append(run_lanes(posed, spec, lanes, chunk, part, show, checkpoint_seconds))
+            found.append(lanes.run(posed, spec, ready, chunk, part, show, checkpoint_seconds))
     return np.concatenate(found, 1)
 
 
@@ -232,7 +102,7 @@ def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence
     files.write_atomically(path, text.getvalue().encode())
 
 
-def table(label: str, rates: list[float], rows: Rows) -> list[records.Rate]:
+def table(label: str, rates: list[float], rows: lanes.Rows) -> list[records.Rate]:
     """One optimizer's rows of `sweep.csv`."""
     found = []
     for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
@@ -246,7 +116,7 @@ def table(label: str, rates: list[float], rows: Rows) -> list[records.Rate]:
     return found
 
 
-def curves(label: str, rates: list[float], rows: Rows) -> list[list]:
+def curves(label: str, rates: list[float], rows: lanes.Rows) -> list[list]:
     """One optimizer's rows of `curves.csv`."""
     return [
         [label, rate, int(step), int(evaluations), *(str(np.float32(loss)) for loss in losses)]
@@ -258,12 +128,12 @@ def curves(label: str, rates: list[float], rows: Rows) -> list[list]:
 def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list]) -> None:
     """Writes what all optimizers come to so far."""
     write_csv(directory / "sweep.csv", records.Rate._fields, found)
-    write_csv(directory / "curves.csv", ["label", "learning_rate", *COLUMNS], steps)
+    write_csv(directory / "curves.csv", ["label", "learning_rate", *lanes.COLUMNS], steps)
     files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
 
 def write_events(
-    directory: pathlib.Path, label: str, spec: catalogue.Spec, seed: int, rates: list[float], rows: Rows
+    directory: pathlib.Path, label: str, spec: catalogue.Spec, seed: int, rates: list[float], rows: lanes.Rows
 ) -> None:
     """Writes event files, a folder for each rate of an optimizer."""
     for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
@@ -285,7 +155,7 @@ def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
 
 
 def main() -> None:
-    given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), parse_rates(_LEARNING_RATES.value)
+    given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), lanes.parse_rates(_LEARNING_RATES.value)
     record_rates, conduct, cache = ",".join(_LEARNING_RATES.value), launch.conduct(), Cache()
     where, chunk = _WORKDIR.value, _CHUNK.value
     given = dataclasses.replace(given, parametrization=given.parametrization or "pixels")

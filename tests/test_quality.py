@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments import measure
+from experiments import yardstick as yardsticks
 from experiments.cache import Cache
 from jaxstyle import quality
 from jaxstyle.errors import UserError
@@ -164,7 +165,7 @@ def narrow(random_network):
         name: jnp.asarray(rng.uniform(0, 1, network.filters[name].bias.shape), jnp.float32)
         for name in quality.LPIPS_LAYERS
     }
-    return measure.Yardstick(network, heads)
+    return yardsticks.Yardstick(network, heads)
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def make_run(tmp_path, files):
 
 
 def row(folder, yardstick):
-    return measure.measure(folder / "image.png", measure.recorded(folder), yardstick, Cache())
+    return yardsticks.measure(folder / "image.png", measure.recorded(folder), yardstick, Cache())
 
 
 def test_a_result_that_is_the_photo_is_at_no_distance_from_it(files, make_run, narrow):

@@ -49,16 +49,21 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
         return None
 
 
+def label(text: str) -> str:
+    """A specification as a safe name of a directory."""
+    return re.sub(r"[^\w.,=+-]", "_", re.sub(r"\s", "", text).replace(":", "-"), flags=re.ASCII)
+
+
 def labels(texts: Iterable[str]) -> dict[str, str]:
     """Label -> specification. A label is a safe name of a directory and does not depend on later arms."""
     found: dict[str, str] = {}
     for text in texts:
-        label = stem = re.sub(r"[^\w.,=+-]", "_", re.sub(r"\s", "", text).replace(":", "-"), flags=re.ASCII)
+        name = stem = label(text)
         number = 1
-        while label in found:
+        while name in found:
             number += 1
-            label = f"{stem}-{number}"
-        found[label] = text
+            name = f"{stem}-{number}"
+        found[name] = text
     return found
 
 

@@ -74,18 +74,26 @@ def page(title: str, arms: Sequence[Arm], claims: Sequence[Mapping[str, Any]], f
         _claims(claims) if claims else "",
         _pictures(arms),
         "<h2>Table</h2>" + _table(arms) if arms else "",
-        f"<h2>Flags</h2><pre>{''.join(_text(line) + chr(10) for line in flags.splitlines())}</pre>",
+        recorded(flags),
         _manifests(arms),
     ]
     done = sum(arm.status in ("finished", "diverged") for arm in arms)
+    return frame(title, f"{done} arms have ended, {len(arms) - done} have not.", "\n".join(sections))
+
+
+def frame(title: str, note: str, body: str) -> str:
+    """A page of a title, a line below it and a body of HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>"
-        f'<h1>{_text(title)}</h1><p class="note">{done} arms have ended, {len(arms) - done} have not.</p>\n'
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        f'<h1>{_text(title)}</h1><p class="note">{note}</p>\n{body}\n</body></html>\n'
     )
+
+
+def recorded(flags: str) -> str:
+    """The section of a run's flags."""
+    return f"<h2>Flags</h2><pre>{''.join(_text(line) + chr(10) for line in flags.splitlines())}</pre>"
 
 
 def _by_pair(arms: Iterable[Arm]) -> dict[str, list[Arm]]:

@@ -14,7 +14,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from jaxstyle.errors import UserError
 from jaxstyle.optimizers import parametrization
@@ -54,6 +57,13 @@ _TRANSFORMATIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
         *("rmsprop", "rprop", "sgd", "sign_sgd", "signum", "sm3", "yogi"),
     )
 }
+_TRANSFORMATIONS |= {
+    name: getattr(optax.contrib, name)
+    for name in (
+        *("ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "madgrad", "momo", "momo_adam"),
+        "prodigy",
+    )
+}
 
 _FACTORIES = _LINE_SEARCH_METHODS | _TRANSFORMATIONS
 
@@ -85,7 +95,7 @@ _FRACTION = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
 _POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
 _RANGES = {
     **dict.fromkeys(("b1", "b2", "b3", "rho", "decay", "momentum", "decay_rate"), _FRACTION),
-    **dict.fromkeys(("learning_rate", "max_learning_rate", "max_evaluations"), _POSITIVE),
+    **dict.fromkeys(("learning_rate", "max_learning_rate", "max_evaluations", "cosine_steps"), _POSITIVE),
     **dict.fromkeys(("history_size", "memory_size"), (1, 1000, "from 1 to 1000")),
     **dict.fromkeys(("sufficient_decrease", "curvature"), _FRACTION),
     **dict.fromkeys(
@@ -113,6 +123,11 @@ class Spec(NamedTuple):
     def needs_key(self) -> bool:
         """Whether the optimizer draws random numbers."""
         return "key" in inspect.signature(_FACTORIES[self.name]).parameters
+
+
+def has_learning_rate(name: str) -> bool:
+    """Whether an optimizer of this name needs a learning rate that its library has no default for."""
+    return name in _FACTORIES and _settable(name).get("learning_rate") is inspect.Parameter.empty
 
 
 def suits(name: str, loss: str) -> str:
@@ -160,11 +175,18 @@ def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> S
 
 def _settable(name: str) -> dict[str, Any]:
     """Hyperparameters that a text can set, with their defaults: numbers, booleans and choices."""
-    return {
+    found = {
         key: parameter.default
         for key, parameter in inspect.signature(_FACTORIES[name]).parameters.items()
-        if not key.endswith(("mask", "dtype", "dtype_momentum")) and key not in ("key", "seed")
+        if not key.endswith(("mask", "dtype", "dtype_momentum"))
+        and key not in ("key", "seed")
+        and not (isinstance(parameter.default, tuple) or _is_function(parameter.default))
     }
+    return found | ({"cosine_steps": None} if name in _TRANSFORMATIONS else {})
+
+
+def _is_function(default: Any) -> bool:
+    return callable(default) and default is not inspect.Parameter.empty
 
 
 def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | int | str | float:
@@ -199,5 +221,24 @@ def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callab
     options = dict(static)
     variables = parametrization.parse(options.pop("parametrization", "pixels"))
     factory = functools.partial(_FACTORIES[name], **options)
-    make = factory if name in _LINE_SEARCH_METHODS else lambda **traced: from_optax(factory(**traced))
+    make = factory if name in _LINE_SEARCH_METHODS else functools.partial(_first_order, factory)
     return lambda **traced: parametrization.within(variables, make(**traced))
+
+
+def _first_order(
+    factory: Callable[..., optax.GradientTransformation],
+    cosine_steps: float | jax.Array | None = None,
+    **traced: Any,
+) -> Optimizer:
+    """A transformation whose steps shrink over `cosine_steps` to nothing, by (1 + cos πt) / 2, or do not.
+
+    Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, without restarts.
+    """
+    transformation = factory(**traced)
+    if cosine_steps is not None:
+
+        def factor(step: jax.Array) -> jax.Array:
+            return (1 + jnp.cos(jnp.pi * jnp.minimum(step / cosine_steps, 1))) / 2
+
+        transformation = optax.chain(transformation, optax.scale_by_schedule(factor))
+    return from_optax(transformation)

@@ -1,0 +1,145 @@
+"""One optimizer at several learning rates, all in one compiled program: `jax.vmap` over its hyperparameters."""
+
+import functools
+import io
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxstyle import files, training
+from jaxstyle.errors import UserError
+from jaxstyle.network import convolution
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs.checkpoints import Checkpoints
+from jaxstyle.runs.clocks import Pace
+from jaxstyle.runs.signals import Interrupted, interruptible
+
+from . import arm, task
+
+#: What a step of a lane records; NaN after it diverged.
+COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
+
+Rows = Float[np.ndarray, "steps+1 lanes columns"]
+
+
+def parse_rates(texts: Iterable[str]) -> list[float]:
+    """The rates, sorted, each once.
+
+    Raises:
+      UserError: one is no such number, or there is none.
+    """
+    rates = set()
+    for text in texts:
+        try:
+            rate = float(text)
+        except ValueError:
+            rate = math.nan
+        if not 1e-30 <= rate <= 1e30:
+            raise UserError(
+                f"--learning_rates: each must be a number from 1e-30 to 1e30, not {text.strip()!r}"
+            )
+        rates.add(rate)
+    if not rates:
+        raise UserError("--learning_rates: there must be one or more, as in 0.1,1,10")
+    return sorted(rates)
+
+
+class Lanes(NamedTuple):
+    """Programs of several learning rates at once."""
+
+    count: int
+    init: Callable[..., training.TransferState]
+    step: Callable[..., tuple[training.TransferState, training.Metrics]]
+
+
+def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> dict[str, jax.Array]:
+    """Those of each lane: they differ in the learning rate."""
+    values = arm.hyperparameters(spec, seed)
+    values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
+    return values | {"learning_rate": jnp.float32(rates)}
+
+
+def memory() -> int:
+    """Bytes that arrays can have: all of the device's, or of the machine's."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def compile_(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool) -> Lanes:
+    """The programs for `count` rates, or for `fewer` where half of the memory is too little for so many."""
+    program, seed = (
+        training.program(posed.form, spec.name, spec.static, posed.settings.clip),
+        posed.settings.seed,
+    )
+    init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
+    step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
+    while True:
+        structure = jax.eval_shape(
+            init, posed.problem(0), posed.start, hyperparameters(spec, seed, [1.0] * count)
+        )
+        compiled = step.lower(posed.problem(0), structure).compile()
+        sizes = compiled.memory_analysis()
+        need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
+        if not fewer or count == 1 or need <= memory() / 2:
+            return Lanes(count, init, compiled)
+        count = math.ceil(count / 2)
+
+
+def run(
+    posed: task.Task,
+    spec: catalogue.Spec,
+    lanes: Lanes,
+    rates: Sequence[float],
+    directory: pathlib.Path,
+    show: Callable[[int, np.ndarray], None],
+    checkpoint_seconds: float,
+) -> Rows:
+    """The rows of some learning rates, from where a run in the directory stopped; there are no more than lanes.
+
+    Raises:
+      Interrupted: a signal asked for it; the same call goes on from there.
+    """
+    steps, whole = posed.settings.steps, directory / "rows.npy"
+    if whole.exists():
+        return np.load(whole)
+    padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
+    values = hyperparameters(spec, posed.settings.seed, padded)
+    checkpoints = Checkpoints(directory)
+    structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
+    with interruptible() as signals:
+        state, rows = checkpoints.restore(lambda step: structure) or begin(posed, lanes, values)
+        step, pace = int(state.step[0]), Pace(checkpoint_seconds)
+        while step < steps and not np.all(state.diverged):
+            if signals:
+                checkpoints.save(step, state, rows)
+                raise Interrupted(signals[0])
+            state, metrics = lanes.step(posed.problem(0), state)
+            step += 1
+            rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
+            show(step, rows[step])
+            pace.keep(functools.partial(checkpoints.save, step, state, rows))
+        rows = rows[:, : len(rates)]
+        buffer = io.BytesIO()
+        np.save(buffer, rows)
+        files.write_atomically(whole, buffer.getvalue())
+        checkpoints.clear()
+        if signals:
+            raise Interrupted(signals[0])
+    return rows
+
+
+def begin(
+    posed: task.Task, lanes: Lanes, values: dict[str, jax.Array]
+) -> tuple[training.TransferState, Rows]:
+    """The states at the start, and rows of which the first is filled."""
+    state = lanes.init(posed.problem(0), posed.start, values)
+    rows = np.full((posed.settings.steps + 1, lanes.count, len(COLUMNS)), np.nan)
+    rows[0] = np.stack(training.metrics(state)[:6], -1)
+    return state, rows

@@ -1,0 +1,440 @@
+"""Which optimizer? Tuned on some pairs of pictures, judged on others -> curves, tables, figures and one page.
+
+python -m experiments.study --flagfile=configs/study.flags
+python -m experiments.study --curves=docs/optimizers/curves.npz --workdir=runs/remade
+
+Every optimizer that is given without its learning rate is tuned, with as many evaluations as any other: all
+--learning_rates, vmapped, on the first tuning pair up to the smallest budget, then the five around the best on every
+tuning pair; for each of --budgets the rate of the lowest geometric mean is taken. Then each runs on the test pairs,
+at every rate that was taken, a whole run of `experiments.stylize` in `arms/`. Nothing is chosen on a test pair. The
+same command goes on from where it stopped; optimizers and problems may be added.
+
+Pairs are those of pairs.json in the folder that the variable JAXSTYLE_PICTURES names, whose pictures may also lie in
+that of JAXSTYLE_IVANOV2017; without it, of the samples.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from jaxstyle import files
+from jaxstyle.errors import UserError
+from jaxstyle.lab import records, study, study_report
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import journal, workdir
+from jaxstyle.runs.signals import Interrupted
+
+from . import arm, lanes, launch, settings, task, yardstick
+from .cache import Cache, signature
+from .settings import Settings
+
+#: What is optimised, and from where: what differs from the flags.
+PROBLEMS: Mapping[str, Mapping[str, Any]] = {
+    "photo": {"init": "content"},
+    "noise": {"init": "noise"},
+    "article": {"loss": "ivanov2017", "init": "ivanov2017"},
+    "wasserstein": {"style_loss": "wasserstein", "style_weight": 1.0},
+}
+
+#: The variable that names the folder of pairs.json.
+PICTURES = "JAXSTYLE_PICTURES"
+
+#: Pairs where the variable is not set.
+SAMPLES = {
+    "tuning": [["sample:cat", "sample:night"], ["sample:portrait", "sample:facets"]],
+    "test": [["sample:portrait", "sample:night"], ["sample:cat", "sample:facets"]],
+}
+
+#: Rates around the best that are tried on every tuning pair.
+NEAR = 5
+
+_OPTIMIZER = flags.DEFINE_multi_string(
+    "optimizer",
+    ["adam", "lbfgs", "lbfgs@fourier:exponent=0.5"],
+    "NAME or NAME:key=value,key=value, with @PARAMETRIZATION or without; without a learning rate it is tuned.",
+)
+_PROBLEM = flags.DEFINE_multi_enum(
+    "problem",
+    ["photo"],
+    list(PROBLEMS),
+    "This program's loss from the photo or from noise, the article's, or with --style_loss=wasserstein; repeatable.",
+)
+_BUDGETS = flags.DEFINE_list(
+    "budgets",
+    ["25", "50", "100"],
+    "Numbers of evaluations at which arms are judged; runs are of the largest.",
+)
+_LEARNING_RATES = flags.DEFINE_list(
+    "learning_rates",
+    [
+        *[
+            "0.01",
+            "0.03",
+            "0.1",
+            "0.3",
+            "1",
+            "3",
+            "10",
+            "30",
+            "100",
+            "300",
+            "1000",
+            "3000",
+            "10000",
+            "30000",
+            "100000",
+        ]
+    ],
+    f"The rates that are tried, from 1e-30 to 1e30; {NEAR} of them, around the best, on every tuning pair.",
+)
+_TUNING_PAIRS = flags.DEFINE_integer(
+    "tuning_pairs", None, "Only the first so many tuning pairs.", lower_bound=1
+)
+_TEST_PAIRS = flags.DEFINE_integer("test_pairs", None, "Only the first so many test pairs.", lower_bound=1)
+_CURVES = flags.DEFINE_multi_string(
+    "curves", None, "curves.npz of studies that ran; their page is made anew and nothing is run; repeatable."
+)
+_WORKDIR = launch.define_workdir("study")
+
+flags.adopt_module_key_flags(launch)
+
+#: Flags that may differ when a study goes on.
+CHANGEABLE = ("optimizer", "problem", "test_pairs")
+
+
+class Contestant(NamedTuple):
+    """An optimizer of the study as the flag has it. `spec` is at rate 1 where the rate is to be tuned."""
+
+    text: str
+    spec: catalogue.Spec
+    tuned: bool
+
+
+class Plan(NamedTuple):
+    """What the flags ask for. Pairs are names with the settings that have their pictures."""
+
+    directory: pathlib.Path
+    contestants: Mapping[str, tuple[Contestant, ...]]  # by problem
+    budgets: tuple[int, ...]
+    rates: list[float]
+    tuning: dict[str, Settings]
+    test: dict[str, Settings]
+    record: str
+
+
+def parse_budgets(texts: Sequence[str]) -> tuple[int, ...]:
+    """The budgets, sorted.
+
+    Raises:
+      UserError: one is no number of evaluations.
+    """
+    for text in texts:
+        if not re.fullmatch(r"\s*\d{1,6}\s*", text) or int(text) < 2:
+            raise UserError(f"--budgets: each must be a whole number from 2 to 999999, not {text.strip()!r}")
+    if not texts:
+        raise UserError("--budgets: there must be one or more, as in 25,50,100")
+    return tuple(sorted({int(text) for text in texts}))
+
+
+def parse_contestant(text: str, given: Settings) -> Contestant:
+    """An optimizer of the flags; one that wants a learning rate and is given none is tuned.
+
+    Raises:
+      UserError: see `catalogue.parse`.
+    """
+    method, at, variables = text.strip().partition("@")
+    name, _, rest = method.partition(":")
+    names = [item.partition("=")[0].strip() for item in rest.split(",")]
+    variables = f"@{variables}" if at else ""
+    if "learning_rate" in names or not catalogue.has_learning_rate(name):
+        return Contestant(text, catalogue.parse(text, given.loss, given.parametrization), False)
+    spec = catalogue.parse(f"{name}:learning_rate=1,{rest}{variables}", given.loss, given.parametrization)
+    return Contestant(text, spec, True)
+
+
+def at_rate(text: str, rate: float) -> str:
+    """The text of a tuned optimizer with its rate."""
+    method, at, variables = text.strip().partition("@")
+    name, _, rest = method.partition(":")
+    return f"{name}:learning_rate={rate:g}" + (f",{rest}" if rest else "") + at + variables
+
+
+def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settings]:
+    """Pairs for `tuning` or `test` by name, the first `count` of them.
+
+    Raises:
+      UserError: the folder has no pairs.json of this form, or a picture is not there.
+    """
+    folder = os.environ.get(PICTURES)
+    if folder is None:
+        pairs = SAMPLES[kind]
+    else:
+        path = pathlib.Path(folder, "pairs.json")
+        try:
+            pairs = [(str(photo), str(style)) for photo, style in json.loads(path.read_text("utf-8"))[kind]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{PICTURES}: {path}: no {{"{kind}": [[photo, style], …]}} there: {error}'
+            ) from error
+    folders = [pathlib.Path(each) for each in (folder, os.environ.get("JAXSTYLE_IVANOV2017")) if each]
+
+    def find(name: str) -> str:
+        if name.startswith("sample:"):
+            return name
+        for each in folders:
+            if (each / name).is_file():
+                return str(each / name)
+        raise UserError(f"{PICTURES}: {name} of pairs.json is in none of {', '.join(map(str, folders))}")
+
+    return {
+        f"{stem(photo)} + {stem(style)}": dataclasses.replace(base, content=find(photo), style=(find(style),))
+        for photo, style in pairs[:count]
+    }
+
+
+def stem(name: str) -> str:
+    """A picture's name in a table."""
+    return pathlib.PurePath(name.removeprefix("sample:")).stem.replace("_", " ")
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def pose(name: str, given: Settings, cache: Cache) -> task.Task:
+    """A pair's problem, posed once."""
+    changed = dataclasses.replace(given, **PROBLEMS[name])
+    return cache.get(("study", name, given), lambda: task.pose(changed, cache))
+
+
+def tune(plan: Plan, problem: str, contestant: Contestant, cache: Cache, every: float) -> list[study.Tuning]:
+    """What the rates around the best come to on all tuning pairs; what has run is read.
+
+    The same for every optimizer: all rates on the first pair up to the smallest budget, and then `NEAR` of them,
+    those around the best, on every pair up to the largest.
+    """
+    (first, given), *_ = plan.tuning.items()
+    rows = run_lanes(plan, problem, contestant, plan.rates, min(plan.budgets), first, given, cache, every)
+    ends = [_best(lane, min(plan.budgets)) for lane in rows.swapaxes(0, 1)]
+    begin = min(max(int(np.argmin(ends)) - NEAR // 2, 0), max(len(ends) - NEAR, 0))
+    rates, found = plan.rates[begin : begin + NEAR], []
+    for pair, given in plan.tuning.items():
+        rows = run_lanes(plan, problem, contestant, rates, max(plan.budgets), pair, given, cache, every)
+        for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
+            best = {budget: _best(lane, budget) for budget in plan.budgets}
+            found.append(study.Tuning(problem, contestant.text, pair, rate, best))
+    return found
+
+
+def run_lanes(
+    plan: Plan,
+    problem: str,
+    contestant: Contestant,
+    rates: Sequence[float],
+    steps: int,
+    pair: str,
+    given: Settings,
+    cache: Cache,
+    every: float,
+) -> lanes.Rows:
+    """The rows of some rates on a tuning pair, from where they stopped."""
+    spec = contestant.spec
+    name = safe(f"{problem}-{records.label(contestant.text)}-{pair}-{rates[0]:g}-{rates[-1]:g}-{steps}")
+    folder = plan.directory / "parts" / name
+    if (folder / "rows.npy").exists():
+        return np.load(folder / "rows.npy")
+    posed = pose(problem, given, cache)
+    posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=steps))
+    shapes = signature((posed.problem(0), posed.start))
+    key = "lanes", posed.form, spec.name, spec.static, *spec.traced, len(rates), shapes
+    ready = cache.get(key, lambda: lanes.compile_(posed, spec, len(rates), fewer=False))
+    with tqdm(total=steps, unit="step", desc=name, disable=None) as bar:
+        return lanes.run(posed, spec, ready, rates, folder, functools.partial(advance, bar), every)
+
+
+def advance(bar: tqdm, step: int, _: np.ndarray) -> None:
+    bar.update(step - bar.n)
+
+
+def _best(lane: np.ndarray, budget: int) -> float:
+    """The lowest total within a budget; infinite where the lane diverged in it."""
+    within = (
+        lane[: budget + 1][lane[: budget + 1, 1] <= budget]
+        if np.isfinite(lane[:budget, 1]).all()
+        else lane[:0]
+    )
+    return float(np.min(within[:, 2], initial=math.inf))
+
+
+def safe(name: str) -> str:
+    """A name of a folder."""
+    return re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII)
+
+
+class Entry(NamedTuple):
+    """A run that the study asks for, in its folder."""
+
+    problem: str
+    contestant: Contestant
+    rate: float
+    pair: str
+    given: Settings
+    optimizer: str
+    folder: pathlib.Path
+
+
+def entries(plan: Plan, problem: str, contestant: Contestant, tunings: Sequence[study.Tuning]) -> list[Entry]:
+    """The runs of one contestant on the test pairs: at the rate of each budget, or as it is."""
+    texts = {math.nan: contestant.text}
+    if contestant.tuned:
+        scores = [study.rate_scores(tunings, problem, contestant.text, budget) for budget in plan.budgets]
+        chosen = {study.chosen_rate(each) for each in scores} - {None}
+        texts = {rate: at_rate(contestant.text, rate) for rate in sorted(chosen)}
+    return [
+        Entry(
+            *(problem, contestant, rate, pair, given, text),
+            plan.directory / "arms" / safe(f"{problem}-{records.label(text)}-{pair}"),
+        )
+        for rate, text in texts.items()
+        for pair, given in plan.test.items()
+    ]
+
+
+def read_run(entry: Entry, measured: Mapping[str, Any]) -> study.Run | None:
+    """The curve of a run that has ended."""
+    found = records.read_arm(entry.folder, entry.contestant.text)
+    if found is None or found.status not in ("finished", "diverged"):
+        return None
+    rows, row = found.rows, measured.get(entry.folder.name, {})
+    cost = np.diff(rows[:, 2]) / np.maximum(np.diff(rows[:, 1]), 1)
+    return study.Run(
+        *(entry.problem, entry.contestant.text, entry.pair, entry.rate, found.status),
+        *(rows[:, 1].astype(int), rows[:, 3], float(np.median(cost)) if len(cost) else math.nan),
+        *(row.get(name, math.nan) for name in ("lpips", "style", "palette")),
+    )
+
+
+class Bench:
+    """What is kept while a study runs: what was tuned, what is to run and how it measured."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.tunings, self.entries = plan, [], []
+        path = plan.directory / "measured.json"
+        self.measured: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def study(self) -> study.Study:
+        runs = (read_run(entry, self.measured) for entry in self.entries)
+        return study.Study(self.plan.budgets, tuple(self.tunings), tuple(run for run in runs if run))
+
+    def measure(self, entry: Entry, by: yardstick.Yardstick, cache: Cache) -> None:
+        if entry.folder.name not in self.measured:
+            given = dataclasses.replace(entry.given, **PROBLEMS[entry.problem])
+            self.measured[entry.folder.name] = yardstick.measure(entry.folder / "image.png", given, by, cache)
+            text = json.dumps(self.measured, indent=1)
+            files.write_atomically(self.plan.directory / "measured.json", text.encode())
+
+
+def run(plan: Plan, cache: Cache, conduct: launch.Conduct) -> study.Study:
+    """Tunes and runs all that has not ended, in a directory that is claimed and begun."""
+    bench, by = Bench(plan), cache.get("yardstick", yardstick.load)
+    try:
+        for problem, contestants in plan.contestants.items():
+            for contestant in contestants:
+                if contestant.tuned:
+                    bench.tunings += tune(plan, problem, contestant, cache, conduct.checkpoint_seconds)
+                mine = entries(plan, problem, contestant, bench.tunings)
+                bench.entries += mine
+                for entry in mine:
+                    posed = pose(problem, entry.given, cache)
+                    arm.complete(posed, entry.optimizer, entry.folder, cache, conduct)
+                    bench.measure(entry, by, cache)
+    except Interrupted:
+        study_report.write(plan.directory, bench.study(), plan.record)
+        raise
+    return bench.study()
+
+
+def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Plan:
+    """What the flags ask for."""
+    variables = base.parametrization or "pixels"
+    budgets = parse_budgets(above["budgets"])
+    base = dataclasses.replace(base, scales=1, parametrization=variables, steps=max(budgets))
+    shown = {name: ",".join(above[name]) for name in ("budgets", "learning_rates")}
+    record = settings.record(base, **above | shown | {"content": None, "style": None, "steps": None})
+    directory = (
+        workdir.find(launch.RUNS, "study", record, CHANGEABLE) if where is None else pathlib.Path(where)
+    )
+    contestants = {
+        problem: tuple(
+            parse_contestant(text, dataclasses.replace(base, **PROBLEMS[problem]))
+            for text in dict.fromkeys("".join(each.split()) for each in above["optimizer"])
+        )
+        for problem in dict.fromkeys(above["problem"])
+    }
+    return Plan(
+        directory,
+        contestants,
+        budgets,
+        lanes.parse_rates(above["learning_rates"]),
+        read_pairs("tuning", above["tuning_pairs"], base),
+        read_pairs("test", above["test_pairs"], base),
+        record,
+    )
+
+
+def read_curves(paths: Sequence[str]) -> study.Study:
+    """What earlier studies found.
+
+    Raises:
+      UserError: a file is none of theirs, or their budgets differ.
+    """
+    found = []
+    for path in paths:
+        try:
+            found.append(study.unpack(pathlib.Path(path).read_bytes()))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"--curves={path}: no curves of a study: {error}") from error
+    try:
+        return study.merge(found)
+    except ValueError as error:
+        raise UserError(f"--curves: {error}") from error
+
+
+def main() -> None:
+    base, where, paths = settings.read(), _WORKDIR.value, _CURVES.value
+    above = {
+        "optimizer": tuple(_OPTIMIZER.value),
+        "problem": tuple(_PROBLEM.value),
+        "budgets": _BUDGETS.value,
+        "learning_rates": _LEARNING_RATES.value,
+        "tuning_pairs": _TUNING_PAIRS.value,
+        "test_pairs": _TEST_PAIRS.value,
+    }
+    conduct, cache = launch.conduct(), Cache()
+    if paths:
+        found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")
+        with workdir.claimed(directory):
+            study_report.write(directory, found, "")
+    else:
+        plan = make_plan(base, where, above)
+        directory = plan.directory
+        with workdir.claimed(directory):
+            workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE)
+            manifest = journal.environment()
+            journal.write_manifest(directory, manifest | {"status": "running"})
+            study_report.write(directory, run(plan, cache, conduct), plan.record)
+            journal.write_manifest(directory, manifest | {"status": "finished"})
+    print(f"report: {directory / 'report.html'}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

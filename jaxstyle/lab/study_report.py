@@ -1,0 +1,318 @@
+"""The page of a study, `report.html`, its tables and its figures: all made from its curves alone."""
+
+import base64
+import html
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from jaxstyle import files
+from jaxstyle.lab import figures, report, study
+from jaxstyle.lab.study import Field, Study
+
+#: Words for the problems.
+TITLES = {
+    "photo": "This program's loss, from the photo",
+    "noise": "This program's loss, from noise",
+    "article": "The article's loss and start",
+    "wasserstein": "Wasserstein style, from the photo",
+}
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def write(directory: pathlib.Path, found: Study, flags: str) -> None:
+    """Writes `curves.npz`, `tables.md`, the figures and `report.html`; of what has no run there is none."""
+    files.write_atomically(directory / "curves.npz", study.pack(found))
+    sections = []
+    text = []
+    for problem in study.problems(found):
+        fields = [study.field(found, problem, budget) for budget in found.budgets]
+        if not fields[-1].arms:
+            continue
+        title = TITLES.get(problem, problem)
+        body = [f"<h2>{html.escape(title)}</h2>"]
+        for name, draw in FIGURES.items():
+            if (figure := draw(found, fields)) is not None:
+                data = figures.png(figure)
+                files.write_atomically(directory / f"{problem}-{name}.png", data)
+                encoded = base64.b64encode(data).decode()
+                body.append(f'<p><img src="data:image/png;base64,{encoded}" alt="{problem}, {name}"></p>')
+        for name, make in TABLES.items():
+            table = make(found, fields)
+            text.append(f"<!-- {problem}: {name} -->\n{markdown(table)}")
+            body.append(f"<h3>{html.escape(name.capitalize())}</h3>{_html(table)}")
+        sections += body
+    files.write_atomically(directory / "tables.md", "\n".join(text).encode())
+    page = report.frame(
+        directory.name, "A study of optimizers.", "\n".join([*sections, report.recorded(flags)])
+    )
+    files.write_atomically(directory / "report.html", page.encode())
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown; numbers stand to the right."""
+    head, rows = table
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _html(table: Table) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        first, *rest = (html.escape(cell).replace("**", "") for cell in cells)
+        return (
+            f'<tr><{tag} class="text">{first}</{tag}>'
+            + "".join(f"<{tag}>{c}</{tag}>" for c in rest)
+            + "</tr>"
+        )
+
+    head, rows = table
+    body = "".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _order(fields: Sequence[Field]) -> list[str]:
+    """Arms by the geometric mean of their scores over budgets, the best first."""
+    scores = {arm: [] for arm in fields[-1].arms}
+    for field in fields:
+        for arm, row in zip(field.arms, study.ratios(field), strict=True):
+            scores.get(arm, []).append(study.geometric_mean(row))
+    means = {
+        arm: study.geometric_mean(found) if len(found) == len(fields) else math.inf
+        for arm, found in scores.items()
+    }
+    return sorted(means, key=lambda arm: means[arm])
+
+
+def _rate(field: Field, arm: str) -> str:
+    rate = field.runs[field.arms.index(arm)][0].learning_rate
+    return "" if math.isnan(rate) else f"{rate:g}"
+
+
+def _ratio(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.2f}" if value < 10 else f"{value:.3g}"
+
+
+def losses(found: Study, fields: Sequence[Field]) -> Table:
+    """Best so far over best known: geometric means over the test pairs with 95 % intervals, and tuned rates."""
+    table = []
+    lowest = {
+        field.budget: min(map(study.geometric_mean, study.ratios(field)), default=0) for field in fields
+    }
+    for arm in _order(fields):
+        rates = list(dict.fromkeys(_rate(field, arm) for field in fields if arm in field.arms))
+        cells = [arm, ", ".join(rates)]
+        for field in fields:
+            if arm not in field.arms:
+                cells.append("diverged")
+                continue
+            value, low, high = study.mean_interval(study.ratios(field)[field.arms.index(arm)])
+            text = f"{_ratio(value)} ({_ratio(low)} to {_ratio(high)})"
+            cells.append(f"**{text}**" if value <= 1.02 * lowest[field.budget] else text)
+        table.append(cells)
+    return ["optimizer", "rate", *(f"{field.budget} evaluations" for field in fields)], table
+
+
+def targets(found: Study, fields: Sequence[Field]) -> Table:
+    """Median evaluations to multiples of the best known loss; on how many pairs, where not on all."""
+    field, table = fields[-1], []
+    costs = {target: study.costs(field, target) for target in study.TARGETS}
+    for arm in _order(fields):
+        i, cells = field.arms.index(arm), [arm]
+        for target in study.TARGETS:
+            mine = costs[target][i]
+            solved = int(np.isfinite(mine).sum())
+            median = float(np.median(mine))
+            text = "—" if math.isinf(median) else f"{median:.0f}"
+            cells.append(text if solved == len(mine) else f"{text} ({solved} of {len(mine)})")
+        table.append(cells)
+    return ["optimizer", *(f"{target:g} x" for target in study.TARGETS)], table
+
+
+def standing(found: Study, fields: Sequence[Field]) -> Table:
+    """Mean ranks, seconds, sensitivity and what the loss does not tell, at the largest budget."""
+    field, table = fields[-1], []
+    mean = study.ranks(study.ratios(field)).mean if len(field.arms) > 2 and len(field.pairs) > 1 else None
+    for arm in _order(fields):
+        i = field.arms.index(arm)
+        runs, scores = field.runs[i], study.rate_scores(found.tunings, field.problem, arm, field.budget)
+        wide = f"{study.width(scores).decades:.1f}" if scores else ""
+        last = study.geometric_mean(study.last_ratios(field)[i])
+        measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
+        table.append(
+            [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(last), wide]
+            + [f"{1000 * np.median([run.seconds for run in runs]):.0f}"]
+            + [f"{value:.3f}" if k < 2 else f"{value:.1f}" for k, value in enumerate(measures)]
+        )
+    head = ["optimizer", "mean rank", "last loss", "decades of rate within 10 %", "ms an evaluation"]
+    return [*head, "style distance", "LPIPS to the photo", "palette distance"], table
+
+
+TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
+    "loss by budget": losses,
+    "evaluations to a loss": targets,
+    "standing": standing,
+}
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+#: Arms that a figure draws in colour; the rest are grey.
+LEADERS = 8
+
+
+def _colours(fields: Sequence[Field]) -> dict[str, str]:
+    """A colour for each of the leading arms."""
+    return figures.colours(_order(fields)[:LEADERS])
+
+
+def _axes(width: float, height: float, **settings: object):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set(**settings)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def curves(found: Study, fields: Sequence[Field]) -> Figure:
+    """Best so far over best known by evaluations: medians over the pairs, of the leaders with their quartiles."""
+    field, colours = fields[-1], _colours(fields)
+    spent = np.unique(np.geomspace(2, field.budget, 80).astype(int))
+    figure, axes = _axes(10, 5.4, xlabel="evaluations of loss and gradient", xscale="log", yscale="log")
+    top = 1.0
+    for arm, runs in zip(field.arms, field.runs, strict=True):
+        ratios = np.array([[study.best_within(run, n) for n in spent] for run in runs]) / field.known[:, None]
+        low, middle, high = np.percentile(ratios, (25, 50, 75), axis=0)
+        if arm in colours:
+            axes.fill_between(spent, low, high, color=colours[arm], alpha=0.1, lw=0)
+            label = f"{arm} {_rate(field, arm)}".strip()
+            axes.plot(spent, middle, color=colours[arm], lw=2, label=label, zorder=3)
+            top = max(top, float(middle[np.searchsorted(spent, min(10, field.budget))]))
+        else:
+            axes.plot(spent, middle, color="#9aa3b0", lw=0.8, alpha=0.7)
+    axes.set(ylim=(0.97, 2.5 * top), xlim=(2, field.budget), ylabel="lowest loss so far, over the best known")
+    ticks = [n for n in (2, 5, 10, 25, 50, 100, 250, 500, 1000) if n <= field.budget]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    _plain_ticks(axes.xaxis)
+    axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]))
+    _plain_ticks(axes.yaxis)
+    _legend(figure, axes, "rate for the largest budget;\ngrey: the other arms")
+    return figure
+
+
+def _plain_ticks(axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Figure, axes, note: str) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, title=note, title_fontsize=8)
+
+
+def profile(found: Study, fields: Sequence[Field], target: float = 1.1) -> Figure:
+    """Performance profile of the evaluations to 1.1 times the best known loss, with 95 % bands for the leaders."""
+    field, colours = fields[-1], _colours(fields)
+    factors = np.geomspace(1, 10, 200)
+    costs = study.costs(field, target)
+    shares, bands = study.performance_profile(costs, factors), study.profile_band(costs, factors)
+    figure, axes = _axes(10, 5, xscale="log", xlim=(1, 10), ylim=(-0.02, 1.02))
+    axes.set(
+        xlabel=f"evaluations to {target:g} times the best known loss, over the fewest that any arm needs"
+    )
+    axes.set_ylabel("part of the test pairs")
+    for arm, share, low, high in zip(field.arms, shares, *bands, strict=True):
+        if arm in colours:
+            axes.fill_between(factors, low, high, color=colours[arm], alpha=0.07, lw=0, step="post")
+            axes.step(factors, share, color=colours[arm], lw=2, where="post", label=arm, zorder=3)
+        else:
+            axes.step(factors, share, color="#9aa3b0", lw=0.8, alpha=0.7, where="post")
+    axes.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 5, 10]))
+    _plain_ticks(axes.xaxis)
+    _legend(figure, axes, "up and left is better")
+    return figure
+
+
+def ranks(found: Study, fields: Sequence[Field]) -> Figure | None:
+    """Mean ranks with the critical difference; none for fewer than three arms or a single pair."""
+    field = fields[-1]
+    if len(field.arms) < 3 or len(field.pairs) < 2:
+        return None
+    found_ranks = study.ranks(study.ratios(field))
+    order = np.argsort(found_ranks.mean)
+    figure, axes = _axes(9, 1 + 0.26 * len(order), xlabel=f"mean rank after {field.budget} evaluations")
+    axes.axvspan(1, found_ranks.mean[order[0]] + found_ranks.critical, color="#d9f2e1", alpha=0.6, lw=0)
+    axes.plot(found_ranks.mean[order], range(len(order)), "o", color="#2456a6", ms=6)
+    axes.set_yticks(
+        range(len(order)), [f"{field.arms[i]} {_rate(field, field.arms[i])}".strip() for i in order]
+    )
+    axes.invert_yaxis()
+    axes.set_title("green: cannot be told from the best by Nemenyi's test at 5 %", fontsize=9, loc="left")
+    return figure
+
+
+def plane(found: Study, fields: Sequence[Field]) -> Figure | None:
+    """Style against content at the largest budget, means over pairs, with the front; none if none is measured."""
+    field, colours = fields[-1], _colours(fields)
+    points = np.array([[np.mean([(run.style, run.lpips) for run in runs], 0)] for runs in field.runs])[:, 0]
+    if not np.isfinite(points).all():
+        return None
+    figure, axes = _axes(9, 6, xlabel="style distance, layers held out: lower has more of the style")
+    axes.set_ylabel("LPIPS to the photo: lower has more of the photo")
+    best = study.front(points)
+    axes.plot(*points[best].T, color="#2456a6", lw=1, alpha=0.5, zorder=1)
+    for arm, point in zip(field.arms, points, strict=True):
+        axes.plot(*point, "o", color=colours.get(arm, "#9aa3b0"), ms=8 if arm in colours else 5)
+        if arm in colours or field.arms.index(arm) in best:
+            axes.annotate(arm, point, xytext=(6, 3), textcoords="offset points", fontsize=8)
+    near = np.percentile(points, 85, axis=0)
+    low = points.min(0)
+    axes.set(xlim=(low[0] * 0.95, near[0] * 1.1), ylim=(low[1] * 0.97, max(near[1] * 1.03, low[1] * 1.05)))
+    return figure
+
+
+def sensitivity(found: Study, fields: Sequence[Field]) -> Figure | None:
+    """Scores on the tuning pairs by learning rate over the best rate's, at the largest budget."""
+    field = fields[-1]
+    tuned = [
+        arm for arm in _order(fields) if study.rate_scores(found.tunings, field.problem, arm, field.budget)
+    ]
+    if not tuned:
+        return None
+    palette = figures.colours(tuned[:LEADERS])
+    figure, axes = _axes(10, 5, xlabel="learning rate", xscale="log", yscale="log")
+    axes.set_ylabel("lowest loss, over that of the best rate")
+    for arm in tuned:
+        scores = study.rate_scores(found.tunings, field.problem, arm, field.budget)
+        values = np.array(list(scores.values()))
+        if not np.isfinite(values).any():
+            continue
+        style = (
+            {"color": palette[arm], "lw": 2, "label": arm}
+            if arm in palette
+            else {"color": "#9aa3b0", "lw": 0.8}
+        )
+        axes.plot(list(scores), values / values.min(), "o-", ms=4, **style)
+    axes.axhspan(1, 1.1, color="#d9f2e1", alpha=0.6, lw=0)
+    axes.set_ylim(0.97, 5)
+    axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5]))
+    _plain_ticks(axes.yaxis)
+    _legend(figure, axes, f"after {field.budget} evaluations\ngreen: within 10 %")
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Study, Sequence[Field]], Figure | None]] = {
+    "curves": curves,
+    "profile": profile,
+    "ranks": ranks,
+    "plane": plane,
+    "rates": sensitivity,
+}
