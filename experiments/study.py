@@ -176,7 +176,7 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
       UserError: the folder has no pairs.json of this form, or a picture is not there.
     """
     folder = os.environ.get(PICTURES)
-    if folder is None:
+    if not folder:
         pairs = SAMPLES[kind]
     else:
         path = pathlib.Path(folder, "pairs.json")
@@ -365,6 +365,8 @@ def run(plan: Plan, cache: Cache, conduct: launch.Conduct) -> study.Study:
 
 def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Plan:
     """What the flags ask for."""
+    if base.scales not in (None, 1):
+        raise UserError(f"--scales={base.scales}: a study is of one size; take 1")
     variables = base.parametrization or "pixels"
     budgets = parse_budgets(above["budgets"])
     base = dataclasses.replace(base, scales=1, parametrization=variables, steps=max(budgets))

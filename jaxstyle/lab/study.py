@@ -175,13 +175,12 @@ def last_ratios(field: Field) -> Float[np.ndarray, "arms pairs"]:
 
 
 def costs(field: Field, target: float) -> Float[np.ndarray, "arms pairs"]:
-    """Evaluations to `target` times the best known loss."""
-    return np.array(
-        [
-            [evaluations_to(run, target * known) for run, known in zip(row, field.known, strict=True)]
-            for row in field.runs
-        ]
-    )
+    """Evaluations to `target` times the best known loss; infinite where the budget does not pay for them."""
+    found = [
+        [evaluations_to(run, target * known) for run, known in zip(row, field.known, strict=True)]
+        for row in field.runs
+    ]
+    return np.where(np.array(found) <= field.budget, found, np.inf)
 
 
 class Interval(NamedTuple):
@@ -269,13 +268,13 @@ def front(points: Float[np.ndarray, "points 2"]) -> list[int]:
 
 
 def thinned(run: Run, budgets: Sequence[int]) -> Run:
-    """The run with every row up to the hundredth, then every fifth, all that lower the best loss, and those at which
-    a budget ends; so that all scores stay what they are."""
+    """The run with every row up to the hundredth, then every fifth, and those that a score may be read from: where a
+    budget ends, and where the best falls and is near the lowest."""
     rows = np.arange(len(run.total))
     ends = {int(np.searchsorted(run.evaluations, budget, side="right")) - 1 for budget in budgets}
     lowest = np.minimum.accumulate(run.total)
     falls = np.concatenate([[True], lowest[1:] < lowest[:-1]])
-    near = np.any([run.total <= 1.6 * lowest.min(), rows < 100], axis=0)
+    near = run.total <= 1.01 * max(TARGETS) * best_within(run, max(budgets))
     kept = (rows <= 100) | (rows % 5 == 0) | np.isin(rows, list(ends)) | (rows == rows[-1]) | (falls & near)
     return run._replace(evaluations=run.evaluations[kept], total=run.total[kept])
 

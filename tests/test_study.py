@@ -1,0 +1,295 @@
+"""The analysis of a study, on curves whose answers are known; and a whole study on a narrow network."""
+
+import json
+import math
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+from narrow import command
+
+from jaxstyle.lab import study, study_report
+
+ROOT = pathlib.Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+
+
+def run(arm, pair, total, status="finished", rate=math.nan, evaluations=None, **measures):
+    total = np.array(total, float)
+    spent = np.arange(1, len(total) + 1) if evaluations is None else np.array(evaluations)
+    given = {"seconds": 0.1, "lpips": 0.5, "style": 0.2, "palette": 5.0} | measures
+    return study.Run("photo", arm, pair, rate, status, spent, total, **given)
+
+
+def tuning(arm, pair, rate, **best):
+    return study.Tuning("photo", arm, pair, rate, {int(k[1:]): v for k, v in best.items()})
+
+
+# --- losses of a run ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_and_the_last_are_those_that_a_budget_pays_for():
+    search = run("lbfgs", "A", [9, 5, 7, 1], evaluations=[1, 3, 4, 6])
+    assert [study.best_within(search, n) for n in (0, 1, 2, 3, 5, 6, 100)] == [math.inf, 9, 9, 5, 5, 1, 1]
+    assert [study.last_within(search, n) for n in (1, 4, 5, 100)] == [9, 7, 7, 1]
+    assert [study.evaluations_to(search, loss) for loss in (9, 6, 5, 1, 0.5)] == [1, 3, 3, 6, math.inf]
+
+
+def test_a_run_that_diverged_keeps_its_best_but_has_no_last():
+    ended = run("gd", "A", [9, 5, 20], status="diverged")
+    assert study.best_within(ended, 50) == 5
+    assert study.last_within(ended, 3) == 20
+    assert study.last_within(ended, 4) == math.inf
+
+
+# --- tuning -------------------------------------------------------------------------------------------------------
+
+TUNINGS = (
+    *(tuning("adam", "A", rate, b25=a, b50=b) for rate, a, b in ((1, 8, 6), (3, 4, 3), (10, 2, 3.2))),
+    *(tuning("adam", "B", rate, b25=a, b50=b) for rate, a, b in ((1, 8, 2), (3, 1, 3), (10, 2, 3))),
+    tuning("gd", "A", 1, b25=1, b50=math.inf),
+    tuning("gd", "B", 1, b25=1, b50=1),
+)
+
+
+def test_a_rate_is_chosen_by_the_geometric_mean_at_each_budget():
+    scores = study.rate_scores(TUNINGS, "photo", "adam", 25)
+    assert scores == pytest.approx({1: 8, 3: 2, 10: 2})
+    assert study.chosen_rate(study.rate_scores(TUNINGS, "photo", "adam", 50)) == 3
+    assert study.chosen_rate(study.rate_scores(TUNINGS, "photo", "gd", 25)) == 1
+    assert study.chosen_rate(study.rate_scores(TUNINGS, "photo", "gd", 50)) is None
+
+
+def test_a_wide_rate_is_one_whose_neighbours_are_within_a_tenth():
+    assert study.width({0.1: 9, 1: 1.09, 10: 1, 100: 1.11, 1000: 1}).decades == pytest.approx(1)
+    assert study.width({0.1: math.inf, 1: 1, 10: 1.2}).decades == 0
+
+
+def test_each_budget_has_the_runs_of_its_own_rate():
+    runs = [run("adam", pair, [9, 5, k], rate=rate) for pair in "AB" for k, rate in ((3, 3), (2, 10))]
+    tunings = [
+        *TUNINGS[:6],
+        tuning("adam", "A", 30, b25=0.1, b50=99),
+        tuning("adam", "B", 30, b25=0.1, b50=99),
+    ]
+    tunings = [each._replace(best={25: each.best[50], 50: each.best[25]}) for each in tunings]
+    found = study.Study((25, 50), tuple(tunings), tuple(runs))
+    assert study.field(found, "photo", 25).runs[0][0].learning_rate == 3
+    assert study.field(found, "photo", 50).arms == ()  # the best rate there, 30, has not run
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_over_the_best_that_any_arm_found_for_the_pair():
+    runs = [
+        run("a", "A", [8, 4, 2]),
+        run("a", "B", [8, 8, 6]),
+        run("b", "A", [8, 2, 4]),
+        run("b", "B", [8, 3, 3]),
+    ]
+    found = study.Study((2, 3), (), tuple(runs))
+    np.testing.assert_allclose(study.ratios(study.field(found, "photo", 2)), [[2, 8 / 3], [1, 1]])
+    np.testing.assert_allclose(study.last_ratios(study.field(found, "photo", 3)), [[1, 2], [2, 1]])
+    np.testing.assert_allclose(study.costs(study.field(found, "photo", 3), 1.5), [[3, np.inf], [2, 2]])
+
+
+def test_a_performance_profile_is_dolan_and_mores():
+    """Two solvers and four problems by hand: a solves three, b two, no one the last."""
+    costs = np.array([[10, 20, 10, np.inf], [20, 10, np.inf, np.inf]])
+    profile = study.performance_profile(costs, np.array([1, 1.9, 2, 100]))
+    np.testing.assert_array_equal(profile, [[0.5, 0.5, 0.75, 0.75], [0.25, 0.25, 0.5, 0.5]])
+
+
+def test_the_band_of_a_profile_holds_it_and_is_nothing_where_all_pairs_agree():
+    costs = np.array([[10, 20, 10, 30, 10, 10], [20, 10, np.inf, 10, 10, 10]], float)
+    factors = np.array([1.0, 2.0])
+    low, high = study.profile_band(costs, factors)
+    profile = study.performance_profile(costs, factors)
+    assert np.all((low <= profile) & (profile <= high))
+    same = np.array([[10, 10], [20, 20]], float)
+    np.testing.assert_array_equal(*study.profile_band(same, factors))
+
+
+def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
+    """Of 100 samples of 10 log-normal ratios of median 2, some 95 intervals hold 2; few pairs make it fewer."""
+    inside = 0
+    for seed in range(100):
+        ratios = 2 * np.exp(np.random.default_rng(seed).normal(0, 0.3, 10))
+        value, low, high = study.mean_interval(ratios)
+        assert low < value < high
+        inside += low <= 2 <= high
+    assert 83 <= inside <= 99
+
+
+def test_intervals_of_what_does_not_vary_and_of_what_is_infinite():
+    assert study.mean_interval(np.array([3.0, 3.0])) == pytest.approx((3, 3, 3))
+    assert study.mean_interval(np.array([3.0, np.inf])) == (math.inf, math.inf, math.inf)
+
+
+def test_ranks_share_ties_and_have_nemenyis_critical_difference():
+    """Demšar 2006, table 5a: q is 2.343 for three and 2.569 for four classifiers at 5 %."""
+    losses = np.array([[1, 1, 1, 1], [2, 2, 3, 2], [2, 3, 2, 3]], float)
+    found = study.ranks(losses)
+    np.testing.assert_allclose(found.mean, [1, (2.5 + 2 + 3 + 2) / 4, (2.5 + 3 + 2 + 3) / 4])
+    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), rel=1e-3)
+    many = study.ranks(RNG.uniform(size=(4, 14)))
+    assert many.critical == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+
+
+def test_a_front_has_what_nothing_else_beats_in_both():
+    points = np.array([[1, 5], [2, 2], [3, 3], [5, 1], [5, 2], [0.5, 9]])
+    assert study.front(points) == [5, 0, 1, 3]
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long():
+    """A study of long noisy curves, one of them diverged, and of a monotone one."""
+    budgets = (25, 100, 700)
+    noisy = [100 / np.sqrt(np.arange(1, 701)) * np.exp(RNG.normal(0, 0.1, 700)) for _ in range(4)]
+    smooth = 50 / np.sqrt(np.arange(1, 701))
+    runs = [run("adam", pair, noisy[i], rate=3.0) for i, pair in enumerate("ABC")]
+    runs += [
+        run("lbfgs", pair, smooth * (1 + i), evaluations=1 + 2 * np.arange(700))
+        for i, pair in enumerate("ABC")
+    ]
+    runs += [run("gd", pair, noisy[3][:40], status="diverged", rate=10.0) for pair in "ABC"]
+    best = {25: 2.0, 100: 1.5, 700: 1.25}
+    tunings = [study.Tuning("photo", arm, "D", rate, best) for arm, rate in (("adam", 3.0), ("gd", 10.0))]
+    return study.Study(budgets, tuple(tunings), tuple(runs))
+
+
+def test_packing_keeps_every_score(long):
+    packed = study.unpack(study.pack(long))
+    assert packed.budgets == long.budgets
+    assert packed.tunings == long.tunings
+    assert sum(len(each.total) for each in packed.runs) < 0.7 * sum(len(each.total) for each in long.runs)
+    for budget in long.budgets:
+        before, after = study.field(long, "photo", budget), study.field(packed, "photo", budget)
+        assert (before.arms, before.pairs) == (after.arms, after.pairs)
+        for score in (study.ratios, study.last_ratios):
+            np.testing.assert_allclose(score(after), score(before), rtol=1e-6)
+        for target in study.TARGETS:
+            np.testing.assert_array_equal(study.costs(after, target), study.costs(before, target))
+    assert study.pack(packed) == study.pack(long)
+
+
+def test_studies_of_other_budgets_are_not_merged(long):
+    assert len(study.merge([long, long]).runs) == 2 * len(long.runs)
+    with pytest.raises(ValueError, match="budgets"):
+        study.merge([long, long._replace(budgets=(25,))])
+
+
+def test_the_page_has_every_table_and_figure(long, tmp_path):
+    study_report.write(tmp_path, long, "--size=9\n")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<table>") == len(study_report.TABLES)
+    assert page.count("<img ") == len(study_report.FIGURES)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"photo-{name}.png" for name in study_report.FIGURES
+    }
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| gd | 10 |" in tables
+    assert "∞" not in tables.split("standing")[0], "a run that diverged has a best so far"
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+FLAGS = (
+    *("--size=32x24", "--budgets=3,5", "--learning_rates=0.1,0.3,1,3,10,30,100", "--optimizer=lbfgs"),
+    *("--optimizer=adam", "--optimizer=gd", "--style_layer=block1_conv1", "--content_layer=block1_conv1"),
+)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "run"
+    done = subprocess.run(
+        **command("experiments.study", *FLAGS, f"--workdir={folder}", JAXSTYLE_PICTURES=""), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
+    found = study.unpack((ran / "curves.npz").read_bytes())
+    assert {each.pair for each in found.tunings} == {"cat + night", "portrait + facets"}
+    assert {each.pair for each in found.runs} == {"portrait + night", "cat + facets"}
+    assert {each.arm for each in found.tunings} == {"adam", "gd"}
+    for budget in (3, 5):
+        assert study.field(found, "photo", budget).arms == ("lbfgs", "adam", "gd")
+    for arm in ("adam", "gd"):
+        rates = {each.learning_rate for each in found.tunings if each.arm == arm}
+        assert len(rates) == 5
+        chosen = {study.chosen_rate(study.rate_scores(found.tunings, "photo", arm, n)) for n in (3, 5)}
+        assert {each.learning_rate for each in found.runs if each.arm == arm} == chosen
+    for each in found.runs:
+        rows = np.loadtxt(ran / "arms" / folder(each) / "metrics.csv", delimiter=",", skiprows=1)
+        np.testing.assert_allclose(each.total, rows[:, 3], rtol=1e-6)
+        assert 0 < each.lpips < 9
+        assert each.style > 0
+
+
+def folder(each):
+    rate = "" if math.isnan(each.learning_rate) else f"-learning_rate={each.learning_rate:g}"
+    return f"photo-{each.arm}{rate}-{each.pair.replace(' ', '_')}"
+
+
+def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
+    before = {path: path.stat().st_mtime_ns for path in ran.glob("arms/*/metrics.csv")}
+    more = (*FLAGS, "--optimizer=dog", f"--workdir={ran}")
+    done = subprocess.run(**command("experiments.study", *more, JAXSTYLE_PICTURES=""), check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "dog" in (ran / "tables.md").read_text()
+    other = subprocess.run(
+        **command("experiments.study", *FLAGS, "--seed=1", f"--workdir={ran}"), check=False
+    )
+    assert other.returncode == 2
+    assert "differ in seed" in other.stderr
+
+
+def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
+    curves = ran / "curves.npz"
+    done = subprocess.run(
+        **command("experiments.study", f"--curves={curves}", f"--workdir={tmp_path}"), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tables.md").read_text() == (ran / "tables.md").read_text()
+    assert (tmp_path / "curves.npz").read_bytes() == curves.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--budgets=0",), "--budgets"),
+        (("--budgets=25,x",), "--budgets"),
+        (("--learning_rates=-1",), "--learning_rates"),
+        (("--optimizer=adm",), "--optimizer=adm"),
+        (("--curves=README.md",), "--curves=README.md"),
+        (("--scales=2",), "--scales=2"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
+    done = subprocess.run(
+        **command("experiments.study", *flags, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES=""),
+        check=False,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert named in done.stderr
+
+
+def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps({"tuning": [["a.png", "sample:night"]], "test": []}))
+    flags = (*FLAGS, f"--workdir={tmp_path / 'run'}")
+    done = subprocess.run(
+        **command("experiments.study", *flags, JAXSTYLE_PICTURES=str(tmp_path), JAXSTYLE_IVANOV2017=""),
+        check=False,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "JAXSTYLE_PICTURES: a.png" in done.stderr
+    assert not (tmp_path / "run").exists()
