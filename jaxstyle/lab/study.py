@@ -268,15 +268,15 @@ def front(points: Float[np.ndarray, "points 2"]) -> list[int]:
 
 
 def thinned(run: Run, budgets: Sequence[int]) -> Run:
-    """The run with every row up to the hundredth, then every fifth, and those that a score may be read from: where a
-    budget ends, and where the best falls and is near the lowest."""
-    rows = np.arange(len(run.total))
-    ends = {int(np.searchsorted(run.evaluations, budget, side="right")) - 1 for budget in budgets}
-    lowest = np.minimum.accumulate(run.total)
-    falls = np.concatenate([[True], lowest[1:] < lowest[:-1]])
+    """The run with its rows up to the hundredth evaluation, then one in five evaluations, and those that a score may
+    be read from: where a budget ends, and where the best falls and is near the lowest. Thinned again, it stays."""
+    spent, lowest = run.evaluations, np.minimum.accumulate(run.total)
+    ends = [int(np.searchsorted(spent, budget, side="right")) - 1 for budget in (*budgets, spent[-1])]
     near = run.total <= 1.01 * max(TARGETS) * best_within(run, max(budgets))
-    kept = (rows <= 100) | (rows % 5 == 0) | np.isin(rows, list(ends)) | (rows == rows[-1]) | (falls & near)
-    return run._replace(evaluations=run.evaluations[kept], total=run.total[kept])
+    falls = np.diff(lowest, prepend=np.inf) < 0
+    kept = (spent <= 100) | (np.diff(spent // 5, prepend=-1) > 0) | (falls & near)
+    kept[ends] = True
+    return run._replace(evaluations=spent[kept], total=run.total[kept])
 
 
 def pack(study: Study) -> bytes:
