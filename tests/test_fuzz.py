@@ -1,4 +1,4 @@
-"""Malformed files and flags do no harm: the short form of `tests/fuzz.py`."""
+"""Malformed files and flags do no harm, valid ones do what they say: short forms of `fuzz.py` and `pairwise.py`."""
 
 import os
 import pathlib
@@ -15,6 +15,18 @@ def test_malformed_files_and_flags_are_refused_in_one_line_or_are_harmless():
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_valid_flags_in_all_pairs_keep_every_promise_of_a_run():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "pairwise.py", "--sets=2", "--seed=3"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
