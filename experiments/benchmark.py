@@ -11,9 +11,7 @@ import functools
 import itertools
 import json
 import multiprocessing
-import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +32,7 @@ from jaxstyle.images import pictures
 from jaxstyle.losses import objective, recipes, terms
 from jaxstyle.network import convolution, vgg
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import memory
+from jaxstyle.runs import journal, memory
 
 from . import launch, settings
 
@@ -93,7 +91,9 @@ def timed(call: Callable[[], Any], repeats: int) -> list[float]:
 
 def peak_bytes() -> int:
     """The peak of this process's resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource  # here, as Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -332,7 +332,7 @@ def main() -> None:
         torch_python=_TORCH_PYTHON.value,
     )
     check(asked)
-    machine = {"backend": jax.default_backend(), "cores": len(os.sched_getaffinity(0))}
+    machine = {"backend": jax.default_backend(), "cores": journal.cores()}
     for row in measured(asked):
         print(json.dumps(row | machine), flush=True)
 

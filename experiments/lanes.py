@@ -3,7 +3,6 @@
 import functools
 import io
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import memory
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
@@ -66,12 +66,6 @@ def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> 
     return values | {"learning_rate": jnp.float32(rates)}
 
 
-def memory() -> int:
-    """Bytes that arrays can have: all of the device's, or of the machine's."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def compile_(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool) -> Lanes:
     """The programs for `count` rates, or for `fewer` where half of the memory is too little for so many."""
     program, seed = (
@@ -87,7 +81,7 @@ def compile_(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool)
         compiled = step.lower(posed.problem(0), structure).compile()
         sizes = compiled.memory_analysis()
         need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        if not fewer or count == 1 or need <= memory() / 2:
+        if not fewer or count == 1 or need <= memory.available() / 2:
             return Lanes(count, init, compiled)
         count = math.ceil(count / 2)
 

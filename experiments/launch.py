@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -177,14 +178,15 @@ def _end_on_signals() -> None:
     Python's own handlers would wait until XLA has compiled. Nothing is lost: where a run has something to
     keep, it takes the signals over (see `signals.interruptible`).
     """
-    receiver, sender = os.pipe()
-    os.set_blocking(sender, False)
-    signal.set_wakeup_fd(sender)
+    receiver, sender = socket.socketpair()  # on Windows nothing else will do
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        number = os.read(receiver, 1)[0]
+        number = receiver.recv(1)[0]
+        sender.close()  # until here it must not be collected
         os.write(2, f"interrupted by {signal.Signals(number).name}; the same command starts again\n".encode())
         os._exit(128 + number)
 

@@ -90,11 +90,16 @@ def environment() -> dict[str, Any]:
         "backend": device.platform,
         "device": device.device_kind,
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "settings": _SETTINGS,
         "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
     }
+
+
+def cores() -> int:
+    """CPU cores that this process may use, where the system tells; else those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:

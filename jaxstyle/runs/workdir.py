@@ -12,8 +12,6 @@ A file appears whole or not at all: it is written under another name, synced and
 """
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import os
 import pathlib
@@ -21,7 +19,9 @@ import platform
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
+
+import filelock
 
 from jaxstyle.errors import UserError
 from jaxstyle.files import DRAFTS, write_atomically
@@ -51,13 +51,8 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
         except ValueError as error:  # a null character in the path
             raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
-    with _told(directory), _locked(directory) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}".encode())
-        try:
-            yield
-        finally:
-            (directory / LOCK).unlink(missing_ok=True)
+    with _told(directory), _locked(directory):
+        yield
 
 
 @contextlib.contextmanager
@@ -76,25 +71,27 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(directory: pathlib.Path) -> Iterator[BinaryIO]:
-    """The lock's file, which this process holds."""
+def _locked(directory: pathlib.Path) -> Iterator[None]:
+    """Holds the lock, whose file says who does; where nobody may write what is locked, it says nothing."""
     path = directory / LOCK
-    while True:
-        with open(path, "ab+", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                file.seek(0)
-                holder = file.read().decode(errors="replace") or "another process"
-                raise UserError(
-                    f"--workdir={directory}: {holder} is writing there; wait for it or choose another"
-                ) from None
-            # Who held it before may have deleted it since it was opened: then it holds nothing.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                yield file
-                return
+    lock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = path.read_text("utf-8", "replace")
+        raise UserError(
+            f"--workdir={directory}: {holder or 'another process'} is writing there; wait for it or choose another"
+        ) from None
+    try:
+        with contextlib.suppress(PermissionError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 def find(
