@@ -105,6 +105,18 @@ def test_every_optimizer_descends_on_a_quadratic(name):
     assert totals[-1] < 0.35 * totals[0]
 
 
+def test_an_optimizer_that_is_given_no_rate_descends_or_asks_for_one():
+    for name in catalogue.NAMES:
+        if "learning_rate" in catalogue.DEFAULTS["gatys"].get(name, {}) or not catalogue.has_learning_rate(
+            name
+        ):
+            totals, *_ = minimise(name, quadratic, START, 5)
+            assert totals[1:].min() <= totals[0], name
+        elif name != "adafactor":  # whose steps are relative to the image without one
+            with pytest.raises(UserError, match="needs a learning_rate"):
+                catalogue.parse(name)
+
+
 def test_a_cosine_rate_falls_to_nothing_over_its_steps():
     """Gradient descent on x²/2 leaves the factor 1 - rate of x at each step."""
     spec = catalogue.parse("gd:learning_rate=0.5,cosine_steps=4")

@@ -77,6 +77,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "gatys": {
         "adam": {"learning_rate": 10.0},
         "adagrad": {"learning_rate": 10.0},
+        "adadelta": {"learning_rate": 1.0},  # Zeiler 2012; without one optax's climbs
     },
     # TensorFlow 1.0's, and the rate of the study's experiments 1 to 3.
     "ivanov2017": {
@@ -126,8 +127,9 @@ class Spec(NamedTuple):
 
 
 def has_learning_rate(name: str) -> bool:
-    """Whether an optimizer of this name needs a learning rate that its library has no default for."""
-    return name in _FACTORIES and _settable(name).get("learning_rate") is inspect.Parameter.empty
+    """Whether an optimizer of this name has a learning rate for which its library has no number by default."""
+    missing = None, inspect.Parameter.empty
+    return name in _FACTORIES and _settable(name).get("learning_rate", 0) in missing
 
 
 def suits(name: str, loss: str) -> str:
