@@ -33,7 +33,9 @@ _OPTIMIZER = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output", None, f"Write the picture to this file too: {', '.join(pictures.SUFFIXES)}."
 )
-_QUALITY = flags.DEFINE_integer("quality", 95, "Of --output where its format has one.", lower_bound=1, upper_bound=100)
+_QUALITY = flags.DEFINE_integer(
+    "quality", 95, "Of --output where its format has one.", lower_bound=1, upper_bound=100
+)
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what the run would take: size, layers, memory, evaluations, time; and stop."
 )

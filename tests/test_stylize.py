@@ -673,3 +673,39 @@ def test_the_commands_are_listed_with_a_line_each():
     )
     names = [line.split()[2].removeprefix("experiments.") for line in done.stdout.splitlines()[:-1]]
     assert names == ["benchmark", "compare", "measure", "stylize", "sweep", "verify"]
+
+
+def test_two_processes_that_race_for_one_workdir_leave_one_whole_run(folder, start, whole):
+    """Whichever is second is refused while the first is there, or finds the run finished."""
+    workdir = folder / "race" / "run"
+    racing = [start(f"--steps={STEPS}", f"--workdir={workdir}") for _ in range(3)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in racing]
+    assert 0 in [status for _, status in ends]
+    for errors, status in ends:
+        assert status in (0, 2), errors
+        assert (status == 2) == ("is writing there; wait for it or choose another" in errors)
+    assert results(workdir) == results(whole)
+
+
+def test_flagfiles_may_name_flagfiles(folder, stylize, whole):
+    (folder / "inner.flags").write_text(f"# how long\n--steps={STEPS}\n")
+    (folder / "outer.flags").write_text(
+        f"--flagfile={folder / 'inner.flags'}\n--workdir={folder / 'nested'}\n"
+    )
+    status, _, errors = stylize("--seed=0", f"--flagfile={folder / 'outer.flags'}")
+    assert status == 0, errors
+    assert results(folder / "nested") == results(whole)
+    (folder / "lost.flags").write_text("--flagfile=nowhere.flags\n")
+    status, _, errors = stylize("--seed=0", f"--flagfile={folder / 'lost.flags'}")
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "nowhere.flags" in errors
+
+
+def test_nothing_but_text_goes_to_a_pipe_however_narrow_the_terminal(stylize, monkeypatch, folder):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    status, output, errors = stylize("--steps=2", f"--workdir={folder / 'narrow'}")
+    assert status == 0, errors
+    assert "\x1b" not in output + errors
+    assert "\r" not in output
+    assert (folder / "narrow" / "image.png").exists()
