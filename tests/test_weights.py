@@ -1,11 +1,15 @@
 """Weights: the published numbers by name, the same arrays from either format, and a line for what is bad."""
 
+import functools
 import hashlib
 import json
 import os
+import pathlib
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import types
 
 import h5py
@@ -18,6 +22,8 @@ from safetensors.numpy import save_file
 
 from jaxstyle.errors import UserError
 from jaxstyle.network import vgg, weights
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 # From torchvision's printed models (`features` of vgg16 and vgg19), not from the code under test.
 TORCHVISION = {
@@ -517,3 +523,34 @@ def test_a_damaged_file_loads_or_is_refused_in_a_line(tmp_path, intact, kind, se
         refusal(path)
     else:
         assert list(loaded.network.convolutions) == list(vgg.layer_names("vgg16"))
+
+
+@pytest.mark.parametrize("name", ["vgg19.safetensors", "vgg19_weights_notop.h5"])
+def test_a_picture_is_painted_with_a_file_of_vgg19(name, tmp_path, layers, torchvision_arrays):
+    """By a layer that VGG16 has not; the record of the run knows the file again, and another in its place."""
+    path = tmp_path / name
+
+    def write(scale):
+        if name.endswith(".h5"):
+            small = {k: (scale * kernel, bias) for k, (kernel, bias) in layers["vgg19"].items()}
+            return write_keras(path, small, "keras 2")
+        small = {k: scale * v if "weight" in k else v for k, v in torchvision_arrays["vgg19"].items()}
+        return save_file(small, path)
+
+    write(np.float16(0.001))
+    flags = (
+        *("--size=32", "--steps=2", f"--weights={path}", "--content_layer=block3_conv4", "--scales=1"),
+        *("--style_layer=block1_conv1", "--style_layer=block3_conv4", f"--workdir={tmp_path / 'run'}"),
+        "--compilation_cache=",
+    )
+    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-m", "experiments.stylize", *flags])
+    assert done.returncode == 0, done.stderr
+    rows = np.loadtxt(tmp_path / "run" / "metrics.csv", delimiter=",", skiprows=1)
+    assert rows[-1, 3] < rows[0, 3]
+    verify = [sys.executable, "-m", "experiments.verify", f"--workdir={tmp_path / 'run'}"]
+    assert run(verify).returncode == 0
+    write(np.float16(0.002))
+    done = run(verify)
+    assert done.returncode == 1
+    assert "weights.sha256" in done.stdout
