@@ -48,6 +48,10 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
     keeps_aspect = isinstance(pictures.parse_size(given.size), int)
     size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given.style_scale)
     smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
+    if min(height, width) < smallest:
+        raise UserError(
+            f"{str(path)!r}: has {width}x{height} pixels; each side must have {smallest} or more to be measured"
+        )
     for style, (source, *_) in inputs.read_styles(given, photo, size):
         if min(source.shape[:2]) < smallest:
             raise UserError(

@@ -89,6 +89,19 @@ def adobe_rgb_profile():
     return profile(b"RGB ", primaries | {f"{c}TRC": None for c in "rgb"})
 
 
+def display_p3_profile():
+    """What phones tag their photos with: P3's primaries at D50, and the parametric curve of IEC 61966-2-1."""
+    columns = {
+        "r": (0.51512, 0.2412, -0.00105),
+        "g": (0.29198, 0.69225, 0.04189),
+        "b": (0.1571, 0.06657, 0.78407),
+    }
+    curve = b"para\0\0\0\0" + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    primaries = {f"{name}XYZ": b"XYZ \0\0\0\0" + fixed(*column) for name, column in columns.items()}
+    return profile(b"RGB ", primaries | {f"{name}TRC": curve for name in columns})
+
+
 def grey_profile():
     return profile(b"GRAY", {"kTRC": None})
 
@@ -211,6 +224,25 @@ def test_wide_gamut_is_converted_to_srgb(saved, name):
     converted = adobe_rgb_to_srgb(inside)
     assert np.abs(converted - inside).max() > 15  # the profile matters
     np.testing.assert_allclose(pictures.read(path, NATIVE), converted, atol=1.0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.heic", "a.png"])
+def test_a_phones_display_p3_is_shown_in_its_own_colours(tmp_path, name):
+    """Published pairs: sRGB's red is (234, 51, 35) in Display P3, its green (117, 251, 76); grey is grey."""
+    colours = {(234, 51, 35): (255, 0, 0), (117, 251, 76): (0, 255, 0), (119, 119, 119): (119, 119, 119)}
+    photo = Image.new("RGB", (48, 48))
+    for i, colour in enumerate(colours):
+        photo.paste(colour, (16 * i, 0, 16 * i + 16, 48))
+    options = {} if name == "a.png" else {"quality": 100}
+    if name == "a.heic":
+        photo = pillow_heif.from_pillow(photo)
+        photo[0].info["icc_profile"] = display_p3_profile()
+    else:
+        options["icc_profile"] = display_p3_profile()
+    photo.save(tmp_path / name, **options)
+    found = pictures.read(tmp_path / name)
+    for i, expected in enumerate(colours.values()):
+        np.testing.assert_allclose(found[24, 16 * i + 8], expected, atol=12 if name != "a.png" else 4)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16"])

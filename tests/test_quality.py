@@ -209,6 +209,11 @@ def test_a_result_that_is_the_photo_is_at_no_distance_from_it(files, make_run, n
     assert found["style"] > 0.05
 
 
+def test_a_result_too_small_for_the_layers_is_told(files, make_run, narrow):
+    with pytest.raises(UserError, match="has 40x12 pixels; each side must have 16 or more to be measured"):
+        row(make_run("run", np.zeros((12, 40, 3))), narrow)
+
+
 @pytest.mark.parametrize(("size", "scale", "shape"), [("48", 0.75, (36, 18)), ("48x32", 0.75, (36, 24))])
 def test_the_style_pictures_have_the_size_that_the_run_gave_them(files, make_run, narrow, size, scale, shape):
     result = pictures.read(files["photo"])
