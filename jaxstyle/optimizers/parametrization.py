@@ -163,20 +163,48 @@ class WithinState(NamedTuple):
     inner: Any
 
 
+# Compiled by themselves, for an optimizer whose step is not: it would compile the branches at every call.
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decoded(parametrization: Parametrization, shape: tuple[int, ...], variables: Variables) -> Image:
+    return parametrization.decode(shape, variables)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _seen(
+    parametrization: Parametrization,
+    variables: Variables,
+    iterate: Iterate,
+    free: Bool[Array, "height width 3"],
+) -> Iterate:
+    """An iterate in pixels as one in variables."""
+    gradient = iterate.evaluation.gradient
+    _, pull = jax.vjp(functools.partial(parametrization.decode, gradient.shape), variables)
+    evaluation = iterate.evaluation._replace(terms=Held(iterate, free), gradient=pull(gradient)[0])
+    return Iterate(variables, evaluation)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _settled(parametrization: Parametrization, variables: Variables, image: Image, found: Iterate) -> Iterate:
+    """What `visit` found at an image, in variables; moved where it moved pixels."""
+    free = found.image == image
+    moved = jax.lax.cond(
+        jnp.all(free),
+        lambda: jnp.zeros_like(variables),
+        lambda: parametrization.encode(found.image - image),
+    )
+    return _seen(parametrization, variables + moved, found, free)
+
+
 def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Optimizer:
     """The optimizer on the variables of a parametrization, as one on images; itself for None."""
     if parametrization is None:
         return optimizer
-    encode, decode = parametrization
-
-    def seen(variables: Variables, iterate: Iterate, free: Bool[Array, "height width 3"]) -> Iterate:
-        gradient = iterate.evaluation.gradient
-        _, pull = jax.vjp(functools.partial(decode, gradient.shape), variables)
-        evaluation = iterate.evaluation._replace(terms=Held(iterate, free), gradient=pull(gradient)[0])
-        return Iterate(variables, evaluation)
+    encode = jax.jit(parametrization.encode)
 
     def everywhere(variables: Variables, iterate: Iterate) -> Iterate:
-        return seen(variables, iterate, jnp.ones(iterate.image.shape, bool))
+        return _seen(parametrization, variables, iterate, jnp.ones(iterate.image.shape, bool))
 
     def init(iterate: Iterate) -> WithinState:
         variables = encode(iterate.image)
@@ -186,13 +214,8 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
         shape = iterate.image.shape
 
         def go(variables: Variables) -> Iterate:
-            image = decode(shape, variables)
-            found = visit(image)
-            free = found.image == image
-            moved = jax.lax.cond(
-                jnp.all(free), lambda: jnp.zeros_like(variables), lambda: encode(found.image - image)
-            )
-            return seen(variables + moved, found, free)
+            image = _decoded(parametrization, shape, variables)
+            return _settled(parametrization, variables, image, visit(image))
 
         def free(variables: Variables, found: Iterate, direction: Variables) -> Variables:
             del variables
@@ -200,7 +223,7 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
             return jax.lax.cond(
                 jnp.all(mask),
                 lambda: direction,
-                lambda: encode(jnp.where(mask, decode(shape, direction), 0)),
+                lambda: encode(jnp.where(mask, _decoded(parametrization, shape, direction), 0)),
             )
 
         outcome = optimizer.step(Visit(go, free), everywhere(state.variables, iterate), state.inner)
