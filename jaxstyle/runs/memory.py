@@ -92,7 +92,7 @@ def check(needed: int, free: int, height: int, width: int, constant: int = 0) ->
         longer = int(max(height, width) * (max(free - constant, 0) / (needed - constant)) ** 0.5)
         raise UserError(
             f"--size: {width}x{height} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            f"free; about --size={longer} would fit"
+            f"free; about --size={longer} would fit, and --strips=4 or --remat takes less"
         )
 
 
