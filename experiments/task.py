@@ -183,7 +183,7 @@ def _pose_scale(
     # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
     direct = prepare(settings, cache, deepest, "direct")
     arguments = direct, given.content, [], weighting, given.content_mask
-    posed = cache.evaluate(objective.pose, (form,), given.content.shape, *arguments)
+    posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
     return posed._replace(
         network=prepare(settings, cache, deepest, settings.convolution),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
@@ -220,7 +220,16 @@ def _regions(
     )
 
 
+def _pose(form: objective.Form, *arguments: Any) -> objective.Problem:
+    return objective.pose(form, *arguments, read=_read(form))
+
+
 def _pose_regions(
     form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, styles: list, seed: np.uint32
 ) -> list[objective.Region]:
-    return objective.regions(form, layers, network, styles, start.stream(seed, "style_loss"))
+    key = start.stream(seed, "style_loss")
+    return objective.regions(form, layers, network, styles, key, _read(form))
+
+
+def _read(form: objective.Form) -> objective.Read | None:
+    return strips.reading(form.strips) if form.strips > 1 else None

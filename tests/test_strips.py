@@ -98,3 +98,18 @@ def test_what_is_no_sum_over_positions_has_no_strips(random_network):
     for form in (FORM._replace(style=STYLE_LOSSES["mrf"]), objective.IVANOV2017):
         with pytest.raises(ValueError, match="no strips"):
             strips.evaluate(form._replace(strips=2), posed, image)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_problem_posed_in_strips_is_that_of_the_whole(masks, random_network):
+    """Targets of content and style, of pictures with odd heights and with regions."""
+    height, width = 301, 37
+    given = {"content_mask": mask(height, width), "style_mask": mask(133, 50)} if masks else {}
+    styles = [objective.Style(smooth(133, 50, 1), **given), objective.Style(smooth(97, 64, 2), 2.0)]
+    network = vgg.prepare(random_network, "block5_conv1", "direct", padding="edge")
+    arguments = FORM, network, smooth(height, width, 0), styles, WEIGHTING, given.get("content_mask")
+    whole = objective.pose(*arguments)
+    found = objective.pose(*arguments, read=strips.reading(4))
+    assert jax.tree.structure(whole) == jax.tree.structure(found)
+    for expected, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())

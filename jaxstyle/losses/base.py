@@ -34,7 +34,8 @@ class StyleLoss(NamedTuple):
       blend: the target of several style pictures by their shares, which sum to 1.
       loss: of the feature maps of the image that is optimised, in their guide, to a target.
       means: where the loss is one of means over positions, these, of feature maps by the weights of their positions,
-        float32 `[height, width]`; those of parts of an image add up. None where it is not.
+        float32 `[height, width]`; those of parts of an image add up, and those of a style picture are its target.
+        None where it is not.
       distance: of such means to a target.
     """
 

@@ -115,6 +115,36 @@ class Evaluation(NamedTuple):
     gradient: Image
 
 
+class Read(NamedTuple):
+    """How a problem takes pictures through the network.
+
+    Attributes:
+      features: of the network, a picture and layers: the feature maps of these, as `vgg.features`.
+      targets: of a form, the network, a style picture, its guides (or None) by layer, and a key: targets by layer.
+    """
+
+    features: Callable[..., Mapping[str, Array]]
+    targets: Callable[..., dict[str, Any]]
+
+
+def _targets(
+    form: Form,
+    network: vgg.PreparedNetwork,
+    picture: Image,
+    guides: Mapping[str, Array | None],
+    key: Key[Array, ""],
+) -> dict[str, Any]:
+    found = vgg.features(network, picture, list(guides))
+    # Each layer has its key, the same for all styles: a blend needs the same directions.
+    return {
+        name: form.style.summarize(found[name], guide, jax.random.fold_in(key, i))
+        for i, (name, guide) in enumerate(guides.items())
+    }
+
+
+WHOLE = Read(vgg.features, _targets)
+
+
 def pose(
     form: Form,
     network: vgg.PreparedNetwork,
@@ -123,6 +153,7 @@ def pose(
     weighting: Weighting,
     content_mask: Mask | None = None,
     key: Key[Array, ""] | None = None,
+    read: Read | None = None,
 ) -> Problem:
     """The problem of giving the photo `content` the style of some pictures.
 
@@ -134,19 +165,20 @@ def pose(
       weighting: the layers and their weights.
       content_mask: ≥ 0, of the photo's size: how much the content loss counts where. Its mean is made 1.
       key: for a style loss that draws directions (`sliced`).
+      read: how pictures are taken through the network; by default whole.
 
     Raises:
       KeyError: the network has no such layer.
     """
-    guides = content_mask
+    read, guides = read or WHOLE, content_mask
     if content_mask is not None:
         guides = _guides(content_mask / jnp.mean(content_mask), weighting.content)
     return Problem(
         network=network,
-        content_targets=vgg.features(network, content, weighting.content),
+        content_targets=read.features(network, content, weighting.content),
         content_guides=guides,
         content_weights=jax.tree.map(jnp.float32, dict(weighting.content)),
-        regions=regions(form, list(weighting.style), network, styles, key),
+        regions=regions(form, list(weighting.style), network, styles, key, read),
         style_weights=jax.tree.map(jnp.float32, dict(weighting.style)),
         tv_weight=jnp.float32(weighting.tv),
     )
@@ -158,18 +190,14 @@ def regions(
     network: vgg.PreparedNetwork,
     styles: Sequence[Style],
     key: Key[Array, ""] | None = None,
+    read: Read | None = None,
 ) -> list[Region]:
     """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
     key = jax.random.key(0) if key is None else key
 
     def targets(style: Style) -> dict[str, Any]:
         guides = dict.fromkeys(layers) if style.style_mask is None else _guides(style.style_mask, layers)
-        found = vgg.features(network, style.picture, layers)
-        # Each layer has its key, the same for all styles: a blend needs the same directions.
-        return {
-            name: form.style.summarize(found[name], guides[name], jax.random.fold_in(key, i))
-            for i, name in enumerate(layers)
-        }
+        return (read or WHOLE).targets(form, network, style.picture, guides, key)
 
     everywhere = [style for style in styles if style.content_mask is None]
     shares = sum(style.share for style in everywhere)

@@ -10,18 +10,18 @@ last end where the image does, so the network's own padding is right there.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxstyle.losses.base import position_weights
-from jaxstyle.losses.objective import Evaluation, Form, Image, Problem, Scalar, Terms
-from jaxstyle.losses.terms import gatys_content
+from jaxstyle.losses.objective import Evaluation, Form, Image, Problem, Read, Scalar, Terms
+from jaxstyle.losses.terms import Features, Guide, gatys_content
 from jaxstyle.network import vgg
 
 #: Rows of the image for one of the deepest layer.
@@ -63,6 +63,56 @@ def divisible(form: Form) -> bool:
     return form.content is gatys_content and form.style.means is not None
 
 
+class Rows(NamedTuple):
+    """The rows of one window: its first, and those from which and up to which its strip is."""
+
+    start: Int[Array, ""]
+    begin: Int[Array, ""]
+    end: Int[Array, ""]
+
+
+def _cut(image: Image, names: Sequence[str], strips: int) -> tuple[Rows, Callable[[Rows], Image]]:
+    """The rows of all windows that some layers need, and the function that gives one of them."""
+    plan = windows(len(image), names, strips)
+    return (
+        Rows(*(jnp.asarray(each) for each in (plan.starts, plan.bounds[:-1], plan.bounds[1:]))),
+        lambda rows: lax.dynamic_slice_in_dim(image, rows.start, plan.height),
+    )
+
+
+class Seen(NamedTuple):
+    """A window's maps at one layer: the first row of them in the whole, and 1 where they are of its strip, else 0."""
+
+    name: str
+    maps: Features
+    first: Int[Array, ""]
+    own: Float[Array, "height width"]
+
+
+def _through(network: vgg.PreparedNetwork, names: Sequence[str], rows: Rows, window: Image) -> Iterator[Seen]:
+    maps = window
+    for name in names:
+        maps, scale = vgg.layer(network, name, maps), 2 ** vgg.halvings(name)
+        row = rows.start // scale + jnp.arange(len(maps))
+        mine = ((row >= rows.begin // scale) & (row < rows.end // scale)).astype(maps.dtype)
+        yield Seen(name, maps, rows.start // scale, jnp.broadcast_to(mine[:, None], maps.shape[:2]))
+
+
+def _zeros(function: Callable, *arguments: Any) -> Any:
+    """What a function gives, all zeros."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+
+
+def _added(function: Callable[[Rows, Image], Any], rows: Rows, view: Callable[[Rows], Image]) -> Any:
+    """The sum of a function over all windows."""
+    first = jax.tree.map(lambda each: each[0], rows)
+
+    def add(total: Any, one: Rows) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(one, view(one))), None
+
+    return lax.scan(add, _zeros(function, first, view(first)), rows)[0]
+
+
 def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """What `objective.evaluate` gives, in `form.strips` strips.
 
@@ -73,32 +123,20 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """
     if not divisible(form):
         raise ValueError("this form of the losses is no sum over positions, and has no strips")
-    plan = windows(len(image), list(problem.network.filters), form.strips)
-    at = jnp.asarray(np.stack([plan.starts, plan.bounds[:-1], plan.bounds[1:]], 1))
-
-    def sums(rows: Int[Array, "3"], window: Image) -> Sums:
-        return _sums(form, problem, image.shape, rows, window)
-
-    def view(rows: Int[Array, "3"]) -> Image:
-        return lax.dynamic_slice_in_dim(image, rows[0], plan.height)
-
-    def add(total: Sums, rows: Int[Array, "3"]) -> tuple[Sums, None]:
-        return jax.tree.map(jnp.add, total, sums(rows, view(rows))), None
-
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sums, at[0], view(at[0]))
-    )
-    total, _ = lax.scan(add, zeros, at)
+    rows, view = _cut(image, list(problem.network.filters), form.strips)
+    sums = functools.partial(_sums, form, problem, image.shape)
+    total = _added(sums, rows, view)
     style, slopes = jax.value_and_grad(functools.partial(_style, form, problem))(total.means)
     tv, gradient = jax.value_and_grad(lambda image: problem.tv_weight * form.variation(image))(image)
 
-    def pull(gradient: Image, rows: Int[Array, "3"]) -> tuple[Image, None]:
-        _, back = jax.vjp(functools.partial(sums, rows), view(rows))
+    def pull(gradient: Image, one: Rows) -> tuple[Image, None]:
+        window = view(one)
+        _, back = jax.vjp(functools.partial(sums, one), window)
         (own,) = back(Sums(jnp.ones_like(total.content), slopes))
-        own += lax.dynamic_slice_in_dim(gradient, rows[0], plan.height)
-        return lax.dynamic_update_slice_in_dim(gradient, own, rows[0], 0), None
+        own += lax.dynamic_slice_in_dim(gradient, one.start, len(window))
+        return lax.dynamic_update_slice_in_dim(gradient, own, one.start, 0), None
 
-    gradient, _ = lax.scan(pull, gradient, at)
+    gradient, _ = lax.scan(pull, gradient, rows)
     return Evaluation(total.content + style + tv, Terms(total.content, style, tv), gradient)
 
 
@@ -110,27 +148,84 @@ def _style(form: Form, problem: Problem, means: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def _sums(form: Form, problem: Problem, shape: Sequence[int], rows: Int[Array, "3"], window: Image) -> Sums:
+def _sums(form: Form, problem: Problem, shape: Sequence[int], rows: Rows, window: Image) -> Sums:
     """What one window adds: of each layer's rows those that belong to its strip."""
-    start, begin, end = rows
-    maps, content = window, jnp.zeros((), window.dtype)
+    content = jnp.zeros((), window.dtype)
     means: list[dict[str, Any]] = [{} for _ in problem.regions]
-    for name in problem.network.filters:
-        maps = vgg.layer(problem.network, name, maps)
-        scale = 2 ** vgg.halvings(name)
-        row = start // scale + jnp.arange(len(maps))
-        mine = ((row >= begin // scale) & (row < end // scale)).astype(maps.dtype)
-        own = jnp.broadcast_to(mine[:, None], maps.shape[:2])
-        here = functools.partial(lax.dynamic_slice_in_dim, start_index=start // scale, slice_size=len(maps))
+    for name, maps, first, own in _through(problem.network, list(problem.network.filters), rows, window):
+        here = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=len(maps))
         if name in problem.content_targets:
             guide = own if problem.content_guides is None else own * here(problem.content_guides[name])
             loss = form.content(maps, here(problem.content_targets[name]), guide)
             content += problem.content_weights[name] * loss
         if name in problem.style_weights:
             for region, found in zip(problem.regions, means, strict=True):
-                if region.guides is None:
-                    weights = own / ((shape[0] // scale) * (shape[1] // scale))
-                else:
-                    weights = own * here(position_weights(region.guides[name]))
-                found[name] = form.style.means(maps, weights)
+                guide = region.guides and region.guides[name]
+                found[name] = form.style.means(maps, own * _weights(name, shape, guide, here))
     return Sums(content, means)
+
+
+def _weights(
+    name: str, shape: Sequence[int], guide: Guide | None, here: Callable[[Guide], Guide]
+) -> Guide | float:
+    """What positions of a window count at a layer, of an image of this shape."""
+    scale = 2 ** vgg.halvings(name)
+    return 1 / ((shape[0] // scale) * (shape[1] // scale)) if guide is None else here(position_weights(guide))
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+
+def reading(strips: int) -> Read:
+    """How `objective.pose` takes pictures through the network in strips, by the memory of one window.
+
+    Targets of a style loss that has `means` are these.
+    """
+    return Read(functools.partial(_features, strips), functools.partial(_targets, strips))
+
+
+def _features(
+    strips: int, network: vgg.PreparedNetwork, picture: Image, layers: Collection[str]
+) -> dict[str, Features]:
+    names = _down_to(network, layers)
+    rows, view = _cut(picture, names, strips)
+
+    def write(found: dict[str, Features], one: Rows) -> tuple[dict[str, Features], None]:
+        found = dict(found)
+        for name, maps, first, own in _through(network, names, one, view(one)):
+            if name in found:
+                there = lax.dynamic_slice_in_dim(found[name], first, len(maps))
+                mine = jnp.where(own[..., None] > 0, maps, there)
+                found[name] = lax.dynamic_update_slice_in_dim(found[name], mine, first, 0)
+        return found, None
+
+    return lax.scan(write, _zeros(lambda: dict(vgg.features(network, picture, layers))), rows)[0]
+
+
+def _targets(
+    strips: int,
+    form: Form,
+    network: vgg.PreparedNetwork,
+    picture: Image,
+    guides: Mapping[str, Guide | None],
+    key: Array,
+) -> dict[str, Any]:
+    del key
+    names = _down_to(network, guides)
+    rows, view = _cut(picture, names, strips)
+
+    def means(one: Rows, window: Image) -> dict[str, Any]:
+        found = {}
+        for name, maps, first, own in _through(network, names, one, window):
+            if name in guides:
+                here = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=len(maps))
+                weights = own * _weights(name, picture.shape, guides[name], here)
+                found[name] = form.style.means(maps, weights)
+        return found
+
+    return _added(means, rows, view)
+
+
+def _down_to(network: vgg.PreparedNetwork, layers: Collection[str]) -> list[str]:
+    """The network's layers down to the deepest of some."""
+    return [name for name in network.filters if name <= max(layers)]
