@@ -127,12 +127,33 @@ def test_all_files_are_written_and_with_no_arms_too(arms, tmp_path):
 
 def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
     figure = figures.losses(arms)
-    assert len(figure.axes) == 2 * 3
-    assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["step", "evaluations", "seconds"]
+    assert len(figure.axes) == 2 * 2
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["evaluations", "seconds"]
     assert all(axes.get_yscale() == "log" for axes in figure.axes)
-    by_evaluation = figure.axes[1].lines[0]
+    by_evaluation = figure.axes[0].lines[0]
     np.testing.assert_array_equal(by_evaluation.get_xdata(), arms[0].rows[:, 1])
     np.testing.assert_array_equal(by_evaluation.get_ydata(), arms[0].rows[:, 3])
+
+
+def test_a_wild_curve_is_drawn_as_its_running_median_in_a_band():
+    rows = make_arm("wild", steps=400).rows.copy()
+    rows[:, 3] = 100 * np.where(np.arange(401) % 2, 3.0, 1.0)
+    rows[200, 3] = 1e6
+    wild = make_arm("wild", steps=400)._replace(rows=rows)
+    axes = figures.losses([wild]).axes[0]
+    (line,), (band,) = axes.lines, axes.collections
+    assert set(line.get_ydata()) <= {100, 300}
+    assert band.get_paths()[0].vertices[:, 1].max() == 300
+
+
+def test_an_optimizer_has_one_colour_in_all_figures():
+    one = figures.colours(["gd-learning_rate=3", "adam-learning_rate=10", "lbfgs", "adam-learning_rate=1"])
+    other = figures.colours(["lbfgs", "adam-learning_rate=1", "scipy-lbfgs", "lbfgs@fourier:exponent=0.5"])
+    assert one["lbfgs"] == other["lbfgs"]
+    assert one["adam-learning_rate=10"] == other["adam-learning_rate=1"]
+    assert len({*one.values()}) == 4
+    assert len({*other.values()}) == 4
+    assert len(figures.colours(map(str, range(50)))) == 50
 
 
 def test_the_figure_of_one_run_has_its_total_and_each_term(arms):

@@ -1,6 +1,9 @@
 """Figures of what runs recorded, drawn with matplotlib."""
 
+import functools
 import io
+import itertools
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +14,7 @@ from jaxtyping import Float
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import ndimage
 
 from jaxstyle.lab import records
 from jaxstyle.lab.records import Arm, Rate
@@ -20,10 +24,37 @@ from jaxstyle.runs import journal
 CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
 
 
+#: Optimizers that have the same colour in every figure; a dark one and a light one of each of Matplotlib's twenty.
+_COLOURS = (
+    *(
+        "lbfgs",
+        "lbfgs@fourier",
+        "gd",
+        "gd@fourier",
+        "adagrad",
+        "adagrad@fourier",
+        "rmsprop",
+        "rmsprop@fourier",
+    ),
+    *("adam", "adam@fourier", "adadelta", "adadelta-tf1gpu", "scipy-lbfgs", "optax-lbfgs"),
+    *("nadam", "amsgrad", "momentum", "yogi", "nonlinear-cg", "nonlinear-cg@fourier"),
+)
+
+
 def colours(labels: Iterable[str]) -> dict[str, str]:
-    """A colour for each label, in their order."""
-    palette = [to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
-    return {label: palette[i % len(palette)] for i, label in enumerate(dict.fromkeys(labels))}
+    """A colour for each label: an optimizer's own for its first label, others for what is left."""
+    palette = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]
+    own, names = dict(zip(_COLOURS, palette, strict=True)), {label: _optimizer(label) for label in labels}
+    first = {name: label for label, name in reversed(names.items())}
+    found = {label: own[name] for name, label in first.items() if name in own}
+    left = itertools.cycle([each for each in palette if each not in found.values()] or palette)
+    return {label: found.get(label) or next(left) for label in names}
+
+
+def _optimizer(label: str) -> str:
+    """An optimizer's name in a label, with `@fourier` where it sees that."""
+    name = re.match(r"[a-z_]*(-(lbfgs|cg|tf1gpu))?", label.replace("_fourier", "@fourier"))[0]
+    return name + "@fourier" * ("fourier" in label)
 
 
 def _plain(text: Any) -> None:
@@ -40,14 +71,28 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+#: Rows of a running median, and the part of a wild curve's neighbourhood that its band holds.
+WINDOW, BAND = 25, (10, 90)
+
+
+def _curve(axes: Any, x: Float[np.ndarray, " rows"], y: Float[np.ndarray, " rows"], **style: Any) -> None:
+    """A curve of losses; one that is wild as its running median with a band, so that it hides no other."""
+    if len(y) > 4 * WINDOW and np.median(np.abs(np.diff(np.log(np.maximum(y, 1e-30))))[len(y) // 2 :]) > 0.05:
+        filtered = functools.partial(ndimage.percentile_filter, y, size=WINDOW, mode="nearest")
+        axes.fill_between(x, *(filtered(part) for part in BAND), color=style["color"], alpha=0.2, lw=0)
+        y = filtered(50)
+    axes.plot(x, y, **style)
+
+
 def losses(arms: Sequence[Arm]) -> Figure:
-    """The total loss by step, by evaluation and by second; a row for each pair, seeds in one colour."""
+    """The total loss by evaluation and by second; a row for each pair, seeds in one colour."""
     pairs = list(dict.fromkeys(arm.pair for arm in arms))
     palette = colours(arm.label for arm in arms)
-    figure = Figure(figsize=(15, 0.6 + 4.2 * len(pairs)), layout="constrained")
-    grid = figure.subplots(len(pairs), len(CLOCKS), squeeze=False, sharey="row")
+    clocks = {column: clock for column, clock in CLOCKS.items() if clock != "step"}
+    figure = Figure(figsize=(13, 0.6 + 4.2 * len(pairs)), layout="constrained")
+    grid = figure.subplots(len(pairs), len(clocks), squeeze=False, sharey="row")
     for pair, row in zip(pairs, grid, strict=True):
-        for axes, (column, clock) in zip(row, CLOCKS.items(), strict=True):
+        for axes, (column, clock) in zip(row, clocks.items(), strict=True):
             axes.set(yscale="log", ylim=loss_range([arm.rows for arm in arms if arm.pair == pair]))
             seen = set()
             for arm in arms:
@@ -55,7 +100,8 @@ def losses(arms: Sequence[Arm]) -> Figure:
                     continue
                 name = None if arm.label in seen else arm.label
                 width = 1.0 if arm.label in seen else 1.6
-                axes.plot(arm.rows[:, column], arm.rows[:, 3], color=palette[arm.label], lw=width, label=name)
+                style = {"color": palette[arm.label], "lw": width, "label": name}
+                _curve(axes, arm.rows[:, column], arm.rows[:, 3], **style)
                 seen.add(arm.label)
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
