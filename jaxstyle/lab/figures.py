@@ -44,14 +44,14 @@ _COLOURS = (
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """A colour for each label: an optimizer's own for its first label, others for what is left."""
     palette = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]
-    own, names = dict(zip(_COLOURS, palette, strict=True)), {label: _optimizer(label) for label in labels}
+    own, names = dict(zip(_COLOURS, palette, strict=True)), {label: optimizer(label) for label in labels}
     first = {name: label for label, name in reversed(names.items())}
     found = {label: own[name] for name, label in first.items() if name in own}
     left = itertools.cycle([each for each in palette if each not in found.values()] or palette)
     return {label: found.get(label) or next(left) for label in names}
 
 
-def _optimizer(label: str) -> str:
+def optimizer(label: str) -> str:
     """An optimizer's name in a label, with `@fourier` where it sees that."""
     name = re.match(r"[a-z_]*(-(lbfgs|cg|tf1gpu))?", label.replace("_fourier", "@fourier"))[0]
     return name + "@fourier" * ("fourier" in label)
