@@ -293,3 +293,16 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "JAXSTYLE_PICTURES: a.png" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tables_of_the_page_are_made_of_the_committed_curves():
+    found = study.unpack((ROOT / "docs" / "optimizers" / "curves.npz").read_bytes())
+    page = (ROOT / "docs" / "optimizers.md").read_text("utf-8")
+    shown = 0
+    for problem in study.problems(found):
+        fields = [study.field(found, problem, budget) for budget in found.budgets]
+        for name, make in study_report.TABLES.items():
+            if (mark := f"<!-- {problem}: {name} -->\n") in page:
+                assert page.partition(mark)[2].startswith(study_report.markdown(make(found, fields)))
+                shown += 1
+    assert shown >= 3

@@ -4,6 +4,7 @@ import base64
 import html
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -164,18 +165,21 @@ TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
 
 # --- figures ------------------------------------------------------------------------------------------------------
 
-#: Arms that a figure draws in colour; the rest are grey.
-LEADERS = 8
+#: Arms that a figure draws in colour, the article's optimizers among them; the rest are grey.
+COLOURED = 9
+ARTICLE = ("gd", "adadelta", "adagrad", "adam", "rmsprop", "lbfgs")
 
 
 def _colours(fields: Sequence[Field]) -> dict[str, str]:
-    """A colour for each of the leading arms, the best first; of one optimizer's arms that of the shortest name."""
+    """A colour for some arms, the best first; of one optimizer's arms that of the shortest name."""
     order = _order(fields)
     plain: dict[str, str] = {}
     for arm in order:
-        name = figures.optimizer(arm)
+        name = re.sub("(optax|scipy)-lbfgs", "lbfgs", figures.optimizer(arm))
         plain[name] = min(plain.get(name, arm), arm, key=len)
-    return figures.colours(sorted(list(plain.values())[:LEADERS], key=order.index))
+    known = [name for name in plain if name in ARTICLE]
+    names = known + [name for name in plain if name not in ARTICLE][: COLOURED - len(known)]
+    return figures.colours(sorted((plain[name] for name in names), key=order.index))
 
 
 def _place(colours: Mapping[str, str], arm: str) -> int:
@@ -267,7 +271,8 @@ def ranks(found: Study, fields: Sequence[Field]) -> Figure | None:
         range(len(order)), [f"{field.arms[i]} {_rate(field, field.arms[i])}".strip() for i in order]
     )
     axes.invert_yaxis()
-    axes.set_title("green: cannot be told from the best by Nemenyi's test at 5 %", fontsize=9, loc="left")
+    note = f"green: within Nemenyi's critical difference of the best, {found_ranks.critical:.1f}, at 5 %"
+    axes.set_title(note, fontsize=9, loc="left")
     return figure
 
 
@@ -299,7 +304,7 @@ def sensitivity(found: Study, fields: Sequence[Field]) -> Figure | None:
     ]
     if not tuned:
         return None
-    palette = figures.colours(tuned[:LEADERS])
+    palette = figures.colours(tuned[:COLOURED])
     figure, axes = _axes(10, 5, xlabel="learning rate", xscale="log", yscale="log")
     axes.set_ylabel("lowest loss, over that of the best rate")
     for arm in tuned:
