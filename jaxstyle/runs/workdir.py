@@ -85,12 +85,14 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
             f"--workdir={directory}: {holder or 'another process'} is writing there; wait for it or choose another"
         ) from None
     try:
-        with contextlib.suppress(PermissionError):
-            path.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
-        yield
+        try:
+            with contextlib.suppress(PermissionError):
+                path.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
     finally:
-        with contextlib.suppress(PermissionError):
-            path.unlink(missing_ok=True)
         lock.release()
 
 
