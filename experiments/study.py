@@ -108,6 +108,9 @@ _WORKDIR = launch.define_workdir("study")
 
 flags.adopt_module_key_flags(launch)
 
+#: Flags of a run that a study decides, and by what.
+OWN = {"content": PICTURES, "style": PICTURES, "steps": "--budgets", "init": "--problem", "loss": "--problem"}
+
 #: Flags that may differ when a study goes on.
 CHANGEABLE = ("optimizer", "problem", "test_pairs")
 
@@ -421,6 +424,9 @@ def main() -> None:
         "tuning_pairs": _TUNING_PAIRS.value,
         "test_pairs": _TEST_PAIRS.value,
     }
+    for name, instead in OWN.items():
+        if settings.given(name):
+            raise UserError(f"--{name}: a study has its own, by {instead}")
     conduct, cache = launch.conduct(), Cache()
     if paths:
         found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")

@@ -272,6 +272,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--optimizer=adm",), "--optimizer=adm"),
         (("--curves=README.md",), "--curves=README.md"),
         (("--scales=2",), "--scales=2"),
+        (("--steps=9",), "--steps: a study has its own, by --budgets"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
