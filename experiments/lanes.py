@@ -51,6 +51,13 @@ def parse_rates(texts: Iterable[str]) -> list[float]:
     return sorted(rates)
 
 
+def at_rate(text: str, rate: float) -> str:
+    """An optimizer's text, which leaves the learning rate open, with a rate."""
+    method, at, variables = text.strip().partition("@")
+    name, _, rest = method.partition(":")
+    return f"{name}:learning_rate={rate:g}" + (f",{rest}" if rest else "") + at + variables
+
+
 class Lanes(NamedTuple):
     """Programs of several learning rates at once."""
 

@@ -77,23 +77,8 @@ _BUDGETS = flags.DEFINE_list(
 _LEARNING_RATES = flags.DEFINE_list(
     "learning_rates",
     [
-        *[
-            "0.01",
-            "0.03",
-            "0.1",
-            "0.3",
-            "1",
-            "3",
-            "10",
-            "30",
-            "100",
-            "300",
-            "1000",
-            "3000",
-            "10000",
-            "30000",
-            "100000",
-        ]
+        *("0.01", "0.03", "0.1", "0.3", "1", "3", "10", "30", "100"),
+        *("300", "1000", "3000", "10000", "30000", "100000"),
     ],
     f"The rates that are tried, from 1e-30 to 1e30; {NEAR} of them, around the best, on every tuning pair.",
 )
@@ -155,21 +140,12 @@ def parse_contestant(text: str, given: Settings) -> Contestant:
     Raises:
       UserError: see `catalogue.parse`.
     """
-    method, at, variables = text.strip().partition("@")
-    name, _, rest = method.partition(":")
+    name, _, rest = text.partition("@")[0].partition(":")
     names = [item.partition("=")[0].strip() for item in rest.split(",")]
-    variables = f"@{variables}" if at else ""
     if "learning_rate" in names or not catalogue.has_learning_rate(name):
         return Contestant(text, catalogue.parse(text, given.loss, given.parametrization), False)
-    spec = catalogue.parse(f"{name}:learning_rate=1,{rest}{variables}", given.loss, given.parametrization)
+    spec = catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
     return Contestant(text, spec, True)
-
-
-def at_rate(text: str, rate: float) -> str:
-    """The text of a tuned optimizer with its rate."""
-    method, at, variables = text.strip().partition("@")
-    name, _, rest = method.partition(":")
-    return f"{name}:learning_rate={rate:g}" + (f",{rest}" if rest else "") + at + variables
 
 
 def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settings]:
@@ -301,7 +277,7 @@ def entries(plan: Plan, problem: str, contestant: Contestant, tunings: Sequence[
     if contestant.tuned:
         scores = [study.rate_scores(tunings, problem, contestant.text, budget) for budget in plan.budgets]
         chosen = {study.chosen_rate(each) for each in scores} - {None}
-        texts = {rate: at_rate(contestant.text, rate) for rate in sorted(chosen)}
+        texts = {rate: lanes.at_rate(contestant.text, rate) for rate in sorted(chosen)}
     return [
         Entry(
             *(problem, contestant, rate, pair, given, text),

@@ -51,8 +51,7 @@ def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
     Raises:
       UserError: the text gives a rate, or the optimizer has none or cannot be vmapped.
     """
-    method, at, variables = text.strip().partition("@")
-    name, _, rest = method.partition(":")
+    name, _, rest = text.strip().partition("@")[0].partition(":")
     if name in catalogue.ON_HOST:
         raise UserError(
             f"--optimizer={text}: {name} runs on the host, one at a time, and has no learning rate"
@@ -61,8 +60,7 @@ def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
         raise UserError(
             f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
         )
-    variables = f"@{variables}" if at else ""
-    return catalogue.parse(f"{name}:learning_rate=1,{rest}{variables}", given.loss, given.parametrization)
+    return catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
 
 
 class Sweep(NamedTuple):

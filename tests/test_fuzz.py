@@ -8,25 +8,21 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_malformed_files_and_flags_are_refused_in_one_line_or_are_harmless():
+def passes(script, *flags, timeout):
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "fuzz.py", "--files=60", "--flagsets=15", "--seed=1"],
+        [sys.executable, ROOT / "tests" / script, *flags],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_malformed_files_and_flags_are_refused_in_one_line_or_are_harmless():
+    passes("fuzz.py", "--files=60", "--flagsets=15", "--seed=1", timeout=120)
 
 
 def test_valid_flags_in_all_pairs_keep_every_promise_of_a_run():
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "pairwise.py", "--sets=2", "--seed=3"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    passes("pairwise.py", "--sets=2", "--seed=3", timeout=240)

@@ -163,15 +163,18 @@ def best_rates(rates: Sequence[Rate], within: float = 0.1) -> list[Rate] | None:
     The best is the lowest final loss. None if every rate diverged.
     """
     ends = [rate.final_total if rate.status == "finished" else math.inf for rate in rates]
-    first = last = int(np.argmin(ends))
-    if math.isinf(ends[first]):
-        return None
-    limit = (1 + within) * ends[first]
-    while first > 0 and ends[first - 1] <= limit:
+    return None if math.isinf(min(ends)) else list(rates[neighbours(ends, 1 + within)])
+
+
+def neighbours(losses: Sequence[float], factor: float) -> slice:
+    """The run around the lowest loss in which all are within a factor of it."""
+    first = last = int(np.argmin(losses))
+    limit = factor * losses[first]
+    while first > 0 and losses[first - 1] <= limit:
         first -= 1
-    while last < len(ends) - 1 and ends[last + 1] <= limit:
+    while last < len(losses) - 1 and losses[last + 1] <= limit:
         last += 1
-    return list(rates[first : last + 1])
+    return slice(first, last + 1)
 
 
 def describe_best(rates: Sequence[Rate]) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+from jaxstyle.lab import records
+
 #: Times the best known loss, to which evaluations are counted.
 TARGETS = (1.5, 1.25, 1.1, 1.05)
 
@@ -114,14 +116,8 @@ class Width(NamedTuple):
 
 def width(scores: Mapping[float, float], factor: float = 1.1) -> Width:
     """Neighbours of the best rate whose scores are within a factor of its own."""
-    rates = list(scores)
-    first = last = int(np.argmin(list(scores.values())))
-    limit = factor * scores[rates[first]]
-    while first > 0 and scores[rates[first - 1]] <= limit:
-        first -= 1
-    while last < len(rates) - 1 and scores[rates[last + 1]] <= limit:
-        last += 1
-    return Width(rates[first], rates[last])
+    near = list(scores)[records.neighbours(list(scores.values()), factor)]
+    return Width(near[0], near[-1])
 
 
 # --- scores -------------------------------------------------------------------------------------------------------

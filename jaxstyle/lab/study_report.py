@@ -103,20 +103,18 @@ def _ratio(value: float) -> str:
 
 def losses(found: Study, fields: Sequence[Field]) -> Table:
     """Best so far over best known: geometric means over the test pairs with 95 % intervals, and tuned rates."""
-    table = []
-    lowest = {
-        field.budget: min(map(study.geometric_mean, study.ratios(field)), default=0) for field in fields
-    }
+    table, ratios = [], [study.ratios(field) for field in fields]
+    lowest = [min(map(study.geometric_mean, each), default=0) for each in ratios]
     for arm in _order(fields):
         rates = list(dict.fromkeys(_rate(field, arm) for field in fields if arm in field.arms))
         cells = [arm, ", ".join(rates)]
-        for field in fields:
+        for field, own, least in zip(fields, ratios, lowest, strict=True):
             if arm not in field.arms:
                 cells.append("diverged")
                 continue
-            value, low, high = study.mean_interval(study.ratios(field)[field.arms.index(arm)])
+            value, low, high = study.mean_interval(own[field.arms.index(arm)])
             text = f"{_ratio(value)} ({_ratio(low)} to {_ratio(high)})"
-            cells.append(f"**{text}**" if value <= 1.02 * lowest[field.budget] else text)
+            cells.append(f"**{text}**" if value <= 1.02 * least else text)
         table.append(cells)
     return ["optimizer", "rate", *(f"{field.budget} evaluations" for field in fields)], table
 
@@ -140,15 +138,15 @@ def targets(found: Study, fields: Sequence[Field]) -> Table:
 def standing(found: Study, fields: Sequence[Field]) -> Table:
     """Mean ranks, seconds, sensitivity and what the loss does not tell, at the largest budget."""
     field, table = fields[-1], []
+    last = study.last_ratios(field)
     mean = study.ranks(study.ratios(field)).mean if len(field.arms) > 2 and len(field.pairs) > 1 else None
     for arm in _order(fields):
         i = field.arms.index(arm)
         runs, scores = field.runs[i], study.rate_scores(found.tunings, field.problem, arm, field.budget)
         wide = f"{study.width(scores).decades:.1f}" if scores else ""
-        last = study.geometric_mean(study.last_ratios(field)[i])
         measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
         table.append(
-            [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(last), wide]
+            [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(study.geometric_mean(last[i])), wide]
             + [f"{1000 * min(run.seconds for run in runs):.0f}"]
             + [f"{value:.3f}" if k < 2 else f"{value:.1f}" for k, value in enumerate(measures)]
         )
