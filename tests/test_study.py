@@ -10,6 +10,7 @@ import pytest
 from narrow import command
 
 from jaxstyle.lab import study, study_report
+from jaxstyle.runs import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -307,3 +308,11 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves():
                 assert page.partition(mark)[2].startswith(study_report.markdown(make(found, fields)))
                 shown += 1
     assert shown >= 3
+
+
+def test_a_study_that_is_overwritten_forgets_what_was_measured(tmp_path):
+    workdir.begin(tmp_path, "--size=9\n", overwrite=False)
+    for name in ("measured.json", "curves.npz", "tables.md"):
+        (tmp_path / name).write_text("{}")
+    workdir.begin(tmp_path, "--size=8\n", overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.flags"}

@@ -31,7 +31,7 @@ from jaxstyle.runs.journal import find_manifest
 FILES = (
     *("manifest.json", "metrics.csv", "image.png", "losses.png", "animation.webp"),
     *("summary.csv", "pictures.png", "report.html", "claims.json"),
-    *("sweep.csv", "curves.csv", "sensitivity.png"),
+    *("sweep.csv", "curves.csv", "sensitivity.png", "measured.json", "curves.npz", "tables.md"),
 )
 FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "tensorboard")
 LOCK = ".jaxstyle.lock"
