@@ -188,9 +188,10 @@ def verdicts(experiment, *runs, against=()):
 
 
 def test_claims_that_are_so_hold():
-    calm = large_rates(gd=falling(1e6), adadelta=sawtooth(1e6, 0.1), lbfgs=falling(4e5, pace=0.08))
+    calm = large_rates(gd=falling(1e6), adadelta=sawtooth(1e6, 0.1), lbfgs=falling(3e5, pace=0.08))
     assert verdicts("experiment1", large_rates(lbfgs=falling(7e5, pace=0.2))) == {
         "1a": "holds",
+        "1a-1": "holds",
         "1b": "holds",
         "1c": "holds",
         "1-best": "holds",
@@ -200,20 +201,24 @@ def test_claims_that_are_so_hold():
         "2b": "holds",
         "2c": "holds",
         "2-size": "holds",
+        "2-gain": "holds",
         "2-best": "holds",
     }
     assert verdicts("experiment3", large_rates()) == {
         "3a": "holds",
         "3b": "holds",
         "3c": "holds",
+        "3c-1": "fails",  # half of Adam's loss is twice as much the other way round
         "3d": "holds",
         "3e": "holds",
+        "3-rank": "holds",
         "3-best": "holds",
     }
     assert verdicts("experiment4", small_rates()) == {
         "4a": "holds",
         "4b": "holds",
         "4c": "holds",
+        "4c-1": "holds",
         "4d": "holds",
         "4-best": "holds",
     }
@@ -227,10 +232,13 @@ def test_claims_that_are_so_hold():
     assert verdicts("experiment5", restless) == {
         "5a": "holds",
         "5b": "holds",
+        "5b-1": "holds",
+        "5b-2": "holds",
         "5-rate": "holds",
+        "5-rate-1": "holds",
         "5-best": "holds",
     }
-    assert verdicts("experiment6", small_rates()) == {"6a": "holds", "6-best": "holds"}
+    assert verdicts("experiment6", small_rates()) == {"6a": "holds", "6b": "holds", "6-best": "holds"}
 
 
 def test_claims_that_are_not_so_fail():
@@ -247,6 +255,33 @@ def test_claims_that_are_not_so_fail():
     assert verdicts("experiment5", small_rates())["5a"] == "fails"
     assert verdicts("experiment5", small_rates(adam1=falling(2e6, pace=0.05)))["5b"] == "fails"
     assert verdicts("experiment6", small_rates(adam1=falling(2e5, pace=0.05)))["6a"] == "fails"
+
+
+def test_claims_that_were_read_in_two_ways_are_judged_in_both():
+    assert verdicts("experiment1", large_rates(gd=falling(1e6)))["1a-1"] == "fails"
+    found = verdicts("experiment3", large_rates(lbfgs=falling(8e5 / 1.5, pace=0.2)))
+    assert (found["3c"], found["3c-1"]) == ("fails", "holds")
+    slow = small_rates(adam1=falling(9e5, pace=0.05))
+    assert verdicts("experiment4", slow)["4c"] == "holds"  # as L-BFGS ends as low as Adam 10
+    assert verdicts("experiment4", slow)["4c-1"] == "fails"
+    slightly = small_rates(adam1=falling(7e5, pace=0.03))
+    found = verdicts("experiment5", slightly)
+    assert (found["5-rate"], found["5-rate-1"]) == ("fails", "holds")
+    assert (found["5b"], found["5b-1"], found["5b-2"]) == ("fails", "holds", "fails")
+    assert verdicts("experiment6", slightly)["6b"] == "fails"
+
+
+def test_lbfgs_gains_with_size_where_its_part_of_adams_loss_falls():
+    small = [large_rates(lbfgs=falling(6e5, pace=0.2))]
+    assert verdicts("experiment2", large_rates(), against=small)["2-gain"] == "holds"
+    assert verdicts("experiment2", *small, against=[large_rates()])["2-gain"] == "fails"
+
+
+def test_a_tenth_of_the_run_does_not_rank_optimizers_that_cross_later():
+    slow = large_rates(adagrad=falling(3e5, pace=0.02))  # behind Adam after a tenth, far ahead at the end
+    (found,) = [v for v in claims.judge("experiment3", {"run": slow}) if v.id == "3-rank"]
+    assert found.verdict == "fails"
+    assert "adam, adagrad" in found.runs["run"]["swapped"]
 
 
 def test_a_claim_holds_where_two_thirds_of_the_runs_have_it():
