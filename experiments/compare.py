@@ -25,7 +25,7 @@ from jaxstyle.lab import claims, records, report
 from jaxstyle.runs import workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, inputs, launch, settings, task
+from . import arm, inputs, launch, prefix, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -58,12 +58,18 @@ _CLAIMS = flags.DEFINE_enum(
 _AGAINST = flags.DEFINE_string(
     "against", None, "--workdir of the comparison that claims about two experiments refer to."
 )
+_PREFIX_OF = flags.DEFINE_multi_string(
+    "prefix_of",
+    None,
+    "--workdir of another comparison; repeatable. Its finished arms of the same flags but more --steps are taken as "
+    "far as --steps and not run again, if they kept the picture of that step (--save_every).",
+)
 _WORKDIR = launch.define_workdir("compare-PHOTO-STYLE")
 
 flags.adopt_module_key_flags(launch)
 
 #: Flags that may differ when a comparison goes on: arms, pairs and seeds are added, claims judged anew.
-CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against")
+CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against", "prefix_of")
 
 
 class Setting(NamedTuple):
@@ -76,7 +82,7 @@ class Setting(NamedTuple):
 class Comparison(NamedTuple):
     """What the flags ask for: arms by label, each in every setting, and the claims that are judged on them.
 
-    `record` is the text of `run.flags`.
+    `prefixes` are comparisons whose longer arms are taken, `record` is the text of `run.flags`.
     """
 
     directory: pathlib.Path
@@ -84,6 +90,7 @@ class Comparison(NamedTuple):
     optimizers: dict[str, str]
     claims: str | None
     against: str | None
+    prefixes: tuple[str, ...]
     record: str
 
 
@@ -167,8 +174,12 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
         for suffix, given in comparison.plan:
             posed = task.pose(given, cache)
             for label, text in comparison.optimizers.items():
-                if arm.complete(posed, text, directory / "arms" / (label + suffix), cache, conduct):
-                    refresh(comparison)
+                own = directory / "arms" / (label + suffix)
+                if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):
+                    print(f"{own.name}: the first {posed.settings.steps} steps of a longer arm")
+                elif not arm.complete(posed, text, own, cache, conduct):
+                    continue
+                refresh(comparison)
     except Interrupted:
         refresh(comparison)
         raise
@@ -176,6 +187,7 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
 
 def main() -> None:
     base, where, texts = settings.read(), _WORKDIR.value, _OPTIMIZER.value
+    prefixes = tuple(_PREFIX_OF.value or ())
     pairs, seeds, experiment, against = _PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value
     if settings.given("content") or settings.given("style"):
         pairs = None
@@ -194,11 +206,12 @@ def main() -> None:
     # The pictures of a pair stand in the records of its arms.
     given = {"content": None, "style": None, "pair": tuple(pairs)} if pairs else {}
     above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
-    record = settings.record(base, **above, **given)
+    record = settings.record(base, **above, **given, prefix_of=prefixes)
     name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
     directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
     with workdir.claimed(directory):
-        compare(Comparison(directory, found, specs, experiment, against, record), cache, conduct)
+        asked = Comparison(directory, found, specs, experiment, against, prefixes, record)
+        compare(asked, cache, conduct)
     print(f"report: {directory / 'report.html'}")
 
 

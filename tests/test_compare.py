@@ -180,3 +180,32 @@ def test_each_seed_has_its_own_directions(tmp_path, study):
     first, second = (metrics(tmp_path / "both/arms" / name) for name in ("lbfgs", "lbfgs-seed1"))
     np.testing.assert_array_equal(second, metrics(tmp_path / "alone"))
     assert not np.array_equal(first, second)
+
+
+def test_first_steps_of_a_longer_arm_are_taken_over_and_are_those_of_a_run(study, tmp_path):
+    flags = ("--size=32", "--init=noise", "--convolution=direct", "--pair=A")
+    arms = ("--optimizer=adam:learning_rate=2", "--optimizer=lbfgs")
+    environment = {"JAXSTYLE_IVANOV2017": str(study)}
+    long, taken, run = (tmp_path / name for name in ("long", "taken", "run"))
+    for where, *more in (
+        (long, "--steps=9", "--save_every=3", arms[1]),
+        (run, "--steps=6", *arms),
+        (taken, "--steps=6", *arms, f"--prefix_of={long}"),
+    ):
+        done = start(*flags, *more, f"--workdir={where}", **environment)
+        assert done.returncode == 0, done.stderr
+    assert "lbfgs: the first 6 steps of a longer arm" in done.stdout
+    for name in ("lbfgs", "adam-learning_rate=2"):
+        here, there = taken / "arms" / name, run / "arms" / name
+        np.testing.assert_array_equal(metrics(here), metrics(there))
+        with Image.open(here / "image.png") as image, Image.open(there / "image.png") as other:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+            assert image.info["Comment"] == (here / "run.flags").read_text()
+    manifest = json.loads((taken / "arms/lbfgs/manifest.json").read_text())
+    assert manifest["steps"] == manifest["steps_done"] == 6
+    assert manifest["prefix_of"] == str(long / "arms/lbfgs")
+    assert "prefix_of" not in json.loads((taken / "arms/adam-learning_rate=2/manifest.json").read_text())
+    done = start(
+        *flags, "--steps=5", arms[1], f"--prefix_of={long}", f"--workdir={tmp_path / 'no'}", **environment
+    )
+    assert "longer arm" not in done.stdout  # no picture of step 5 was kept

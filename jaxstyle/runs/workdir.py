@@ -113,7 +113,7 @@ def find(
         ):
             return directory
         record = directory / "run.flags"
-        if record.is_file() and not _differing(record.read_text("utf-8", "replace"), flags).difference(
+        if record.is_file() and not differing(record.read_text("utf-8", "replace"), flags).difference(
             changeable
         ):
             return directory
@@ -157,8 +157,8 @@ def begin(
     if not record.exists():
         write_atomically(record, flags.encode())
         return "new"
-    differing = _differing(record.read_text("utf-8", "replace"), flags)
-    if refused := sorted(differing.difference(changeable)):
+    others = differing(record.read_text("utf-8", "replace"), flags)
+    if refused := sorted(others.difference(changeable)):
         raise UserError(
             f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
             "choose another, or --overwrite it"
@@ -170,7 +170,7 @@ def begin(
             f"--workdir={directory}: {', '.join(changed)} changed since the run there "
             f"{'began' if status == 'unfinished' else 'ended'}; --overwrite makes it anew, or choose another"
         )
-    if differing:
+    if others:
         write_atomically(record, flags.encode())
     if manifest is None or status != "unfinished":
         # Of inputs that nothing tells, or of a process killed in its last moment.
@@ -190,7 +190,7 @@ def _delete(directory: pathlib.Path) -> None:
     (directory / "run.flags").unlink()
 
 
-def _differing(before: str, now: str) -> set[str]:
+def differing(before: str, now: str) -> set[str]:
     """The names of the flags in which two `run.flags` differ."""
     there, here = _by_name(before), _by_name(now)
     return {name for name in there | here if there.get(name) != here.get(name)}
