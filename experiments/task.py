@@ -184,10 +184,15 @@ def _pose_scale(
     direct = prepare(settings, cache, deepest, "direct")
     arguments = direct, given.content, [], weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
+    layers = tuple(weighting.style)
+    regions = _regions(settings, cache, form, layers, given.styles)
+    if form.style.adapt:
+        arguments = direct, given.content, regions
+        regions = cache.evaluate(_adapt, (form, layers), given.content.shape, *arguments)
     return posed._replace(
         network=prepare(settings, cache, deepest, settings.convolution),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
-        regions=_regions(settings, cache, form, list(weighting.style), given.styles),
+        regions=regions,
         tv_weight=more * np.asarray(posed.tv_weight),
     )
 
@@ -205,7 +210,7 @@ def _regions(
     for leaf in jax.tree.leaves(styles):
         digest.update(np.asarray(leaf).tobytes())
     arguments = direct, styles, np.uint32(settings.seed)
-    options = (form, tuple(layers))
+    options = (form, layers)
     return cache.get(
         (
             "regions",
@@ -229,6 +234,12 @@ def _pose_regions(
 ) -> list[objective.Region]:
     key = start.stream(seed, "style_loss")
     return objective.regions(form, layers, network, styles, key, _read(form))
+
+
+def _adapt(
+    form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, content: Any, regions: Any
+) -> Sequence[objective.Region]:
+    return objective.adapt(form, layers, network, content, regions, _read(form))
 
 
 def _read(form: objective.Form) -> objective.Read | None:

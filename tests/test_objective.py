@@ -10,7 +10,7 @@ import pytest
 
 from jaxstyle import training
 from jaxstyle.images import pictures, start
-from jaxstyle.losses import objective, recipes
+from jaxstyle.losses import base, objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import convolution, vgg, weights
 from jaxstyle.optimizers import catalogue
@@ -58,6 +58,44 @@ def test_the_total_is_the_sum_of_its_terms_and_vanishes_at_the_targets(name, mak
     assert evaluation.terms.content < 1e-6 * evaluation.total
     assert evaluation.terms.style > 0
     assert jnp.isfinite(evaluation.gradient).all()
+
+
+def means(arrays, guides, target):
+    """Of the image and two layers, the squares of their means against those of a style."""
+    return sum(
+        jnp.sum((jnp.mean(maps, (0, 1)) - mean) ** 2) for maps, mean in zip(arrays, target, strict=True)
+    )
+
+
+TOGETHER = base.StyleLoss(
+    lambda arrays, guides, key: [jnp.mean(maps, (0, 1)) for maps in arrays],
+    base.mean_by_share,
+    means,
+    groups=base.Groups(lambda layers: [(base.IMAGE, *layers)], tuple),
+    adapt=lambda target, photo, guides: jax.tree.map(
+        lambda a, b: a - jnp.mean(b, (0, 1)), target, list(photo)
+    ),
+    turns=2,
+)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_style_loss_may_see_the_image_and_all_layers_at_once(remat, make_problem, content, style):
+    form = objective.GATYS._replace(style=TOGETHER, remat=remat)
+    problem, image = make_problem(form), jnp.asarray(content[::-1])
+    expected = jax.value_and_grad(lambda image: sum(objective.terms(form, problem, image)))(image)
+    found = convolution.jit(functools.partial(objective.evaluate, form))(problem, image)
+    np.testing.assert_allclose(found.total, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found.gradient, expected[1], atol=1e-6 * np.abs(expected[1]).max())
+    layers = ["block1_conv1", "block3_conv1"]
+    seen = [
+        [picture, *vgg.features(problem.network, picture, layers).values()]
+        for picture in (image, style, np.rot90(style), content)
+    ]
+    own, one, other, photo = ([np.mean(maps, (0, 1)) for maps in arrays] for arrays in seen)
+    away = [a - ((b + c) / 2 - d) for a, b, c, d in zip(own, one, other, photo, strict=True)]
+    # A group weighs the mean of its layers' weights, 10 and 5.
+    np.testing.assert_allclose(found.terms.style, 7.5 * sum(np.sum(each**2) for each in away), rtol=1e-4)
 
 
 def test_a_picture_has_no_style_loss_against_itself(random_network, content):

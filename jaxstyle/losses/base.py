@@ -1,5 +1,7 @@
 """What a style loss is: what it remembers of a style picture's feature maps, and how far an image's are from it.
 
+It acts on groups of layers. A classical loss sees each layer alone; one of hypercolumns sees them all at once.
+
 Feature maps are float32 `[height, width, channels]`, M = height · width positions of N channels. A guide is
 float32 `[height, width]`, ≥ 0: the region of a picture, soft masks included, at the layer's size. It multiplies
 features, so that a position counts with wᵢ = gᵢ² / Σ g² in every loss here (Gatys et al. 2017, "Controlling
@@ -11,7 +13,7 @@ in features; the others are of the second, mean squares by channel. So scaled th
 features of photos and paintings the others are 0.3 to 18 times `gram` where an image starts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,19 +26,51 @@ from jaxstyle.losses.terms import Features, Guide, Scalar
 Key = Array
 Target = Any
 
+#: In a group, the picture itself as the shallowest layer.
+IMAGE = "image"
 
-class StyleLoss(NamedTuple):
-    """A style loss in three pure functions, or five. A target is a pytree of arrays.
+
+@jax.tree_util.register_static
+class Group(tuple):
+    """Names of the layers that a loss sees at once, shallow to deep. It goes by the name of the deepest."""
+
+
+class Groups(NamedTuple):
+    """How a style loss sees layers.
 
     Attributes:
-      summarize: the target that a style picture's feature maps at one layer give, in their guide. The key must be
-        the same for all style pictures of a layer; only `sliced` draws from it.
+      of: the groups that some layers make.
+      given: what the functions of the loss take, of the arrays of a group's layers: maps or guides.
+    """
+
+    of: Callable[[Sequence[str]], Iterable[Sequence[str]]]
+    given: Callable[[Sequence[Array]], Any]
+
+    def by_deepest(self, layers: Iterable[str]) -> dict[str, Group]:
+        """The groups of some layers by their names."""
+        return {group[-1]: Group(group) for group in self.of(list(layers))}
+
+
+#: Each layer alone.
+ALONE = Groups(lambda layers: [(layer,) for layer in layers], lambda arrays: arrays[0])
+
+
+class StyleLoss(NamedTuple):
+    """A style loss in three pure functions, or more. A target is a pytree of arrays.
+
+    Attributes:
+      summarize: the target that a style picture's feature maps give, in their guide. The key must be the same for
+        all style pictures of a group.
       blend: the target of several style pictures by their shares, which sum to 1.
       loss: of the feature maps of the image that is optimised, in their guide, to a target.
       means: where the loss is one of means over positions, these, of feature maps by the weights of their positions,
         float32 `[height, width]`; those of parts of an image add up, and those of a style picture are its target.
         None where it is not.
       distance: of such means to a target.
+      groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
+        `given` makes them.
+      adapt: what becomes of a target for one photo, of the photo's maps and their guide. None: it stays.
+      turns: how many quarter turns of a style picture, the first of them none, are blended in equal shares.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]
@@ -44,6 +78,9 @@ class StyleLoss(NamedTuple):
     loss: Callable[[Features, Guide | None, Target], Scalar]
     means: Callable[[Features, Float[Array, "height width"]], Any] | None = None
     distance: Callable[[Any, Target], Scalar] | None = None
+    groups: Groups = ALONE
+    adapt: Callable[[Target, Any, Any], Target] | None = None
+    turns: int = 1
 
 
 def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Key
 
-from jaxstyle.losses.base import StyleLoss
+from jaxstyle.losses.base import IMAGE, Group, StyleLoss
 from jaxstyle.losses.gram import guided_gram
 from jaxstyle.losses.recipes import Weighting
 from jaxstyle.losses.style import STYLE_LOSSES
@@ -77,7 +77,7 @@ class Style(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where in the image which style is wanted. `guides` and `targets` are by layer; without guides, everywhere."""
+    """Where in the image which style is wanted: everywhere, without guides. These are by layer, targets by group."""
 
     weight: Scalar
     guides: Mapping[str, Float[Array, "height' width'"]] | None
@@ -87,7 +87,8 @@ class Region(NamedTuple):
 class Problem(NamedTuple):
     """All arrays that an evaluation needs besides the image.
 
-    The weight of a layer is already multiplied by its term's weight, and there is one for each target.
+    The weight of a layer is already multiplied by its term's weight, and there is one for each target. A group of
+    layers goes by the name of its deepest, and its weight is the mean of theirs.
     """
 
     network: vgg.PreparedNetwork
@@ -96,6 +97,7 @@ class Problem(NamedTuple):
     content_weights: Mapping[str, Scalar]
     regions: Sequence[Region]
     style_weights: Mapping[str, Scalar]
+    style_groups: Mapping[str, Group]
     tv_weight: Scalar
 
 
@@ -120,7 +122,8 @@ class Read(NamedTuple):
 
     Attributes:
       features: of the network, a picture and layers: the feature maps of these, as `vgg.features`.
-      targets: of a form, the network, a style picture, its guides (or None) by layer, and a key: targets by layer.
+      targets: of a form, the network, a style picture, the groups of layers, guides by layer or None, and a key:
+        targets by group.
     """
 
     features: Callable[..., Mapping[str, Array]]
@@ -131,15 +134,27 @@ def _targets(
     form: Form,
     network: vgg.PreparedNetwork,
     picture: Image,
-    guides: Mapping[str, Array | None],
+    groups: Mapping[str, Group],
+    guides: Mapping[str, Array] | None,
     key: Key[Array, ""],
 ) -> dict[str, Any]:
-    found = vgg.features(network, picture, list(guides))
-    # Each layer has its key, the same for all styles: a blend needs the same directions.
+    found = vgg.features(network, picture, _layers(groups)) | {IMAGE: picture}
+    given = functools.partial(_given, form)
+    # Each group has its key, the same for all styles: a blend needs the same directions.
     return {
-        name: form.style.summarize(found[name], guide, jax.random.fold_in(key, i))
-        for i, (name, guide) in enumerate(guides.items())
+        name: form.style.summarize(given(group, found), given(group, guides), jax.random.fold_in(key, i))
+        for i, (name, group) in enumerate(groups.items())
     }
+
+
+def _layers(groups: Mapping[str, Group]) -> set[str]:
+    """The network's layers in some groups."""
+    return set().union(*groups.values()) - {IMAGE}
+
+
+def _given(form: Form, group: Group, arrays: Mapping[str, Array] | None) -> Any:
+    """What the style loss takes of arrays by layer."""
+    return arrays and form.style.groups.given([arrays[name] for name in group])
 
 
 WHOLE = Read(vgg.features, _targets)
@@ -164,7 +179,7 @@ def pose(
       styles: one or more.
       weighting: the layers and their weights.
       content_mask: ≥ 0, of the photo's size: how much the content loss counts where. Its mean is made 1.
-      key: for a style loss that draws directions (`sliced`).
+      key: for a style loss that draws directions or positions.
       read: how pictures are taken through the network; by default whole.
 
     Raises:
@@ -173,15 +188,23 @@ def pose(
     read, guides = read or WHOLE, content_mask
     if content_mask is not None:
         guides = _guides(content_mask / jnp.mean(content_mask), weighting.content)
+    wanted, groups = list(weighting.style), form.style.groups.by_deepest(weighting.style)
+    found = regions(form, wanted, network, styles, key, read)
     return Problem(
         network=network,
         content_targets=read.features(network, content, weighting.content),
         content_guides=guides,
         content_weights=jax.tree.map(jnp.float32, dict(weighting.content)),
-        regions=regions(form, list(weighting.style), network, styles, key, read),
-        style_weights=jax.tree.map(jnp.float32, dict(weighting.style)),
+        regions=adapt(form, wanted, network, content, found, read),
+        style_weights={name: _mean_weight(weighting.style, group) for name, group in groups.items()},
+        style_groups=groups,
         tv_weight=jnp.float32(weighting.tv),
     )
+
+
+def _mean_weight(weights: Mapping[str, float], group: Group) -> Scalar:
+    found = [jnp.float32(weights[name]) for name in group if name != IMAGE]
+    return sum(found) / len(found)
 
 
 def regions(
@@ -194,24 +217,54 @@ def regions(
 ) -> list[Region]:
     """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
     key = jax.random.key(0) if key is None else key
+    groups = form.style.groups.by_deepest(layers)
+    members = {name for group in groups.values() for name in group}
 
-    def targets(style: Style) -> dict[str, Any]:
-        guides = dict.fromkeys(layers) if style.style_mask is None else _guides(style.style_mask, layers)
-        return (read or WHOLE).targets(form, network, style.picture, guides, key)
+    def targets(style: Style, turn: int) -> dict[str, Any]:
+        mask = style.style_mask
+        guides = None if mask is None else _guides(jnp.rot90(mask, turn), members)
+        picture = jnp.rot90(style.picture, turn)
+        return (read or WHOLE).targets(form, network, picture, groups, guides, key)
+
+    def blended(styles: Sequence[Style]) -> dict[str, Any]:
+        turns = form.style.turns
+        shares = sum(style.share for style in styles) * turns
+        each = [(targets(style, turn), style.share / shares) for style in styles for turn in range(turns)]
+        return {name: form.style.blend([(t[name], share) for t, share in each]) for name in groups}
 
     everywhere = [style for style in styles if style.content_mask is None]
-    shares = sum(style.share for style in everywhere)
-    found = []
-    if everywhere:
-        each = [(targets(style), style.share / shares) for style in everywhere]
-        blended = {name: form.style.blend([(t[name], share) for t, share in each]) for name in layers}
-        found.append(Region(jnp.float32(1), None, blended))
+    found = [Region(jnp.float32(1), None, blended(everywhere))] if everywhere else []
     for style in styles:
         if style.content_mask is not None:
             # By its extent, so that masks which make up the whole weigh as much as no mask does.
             weight = style.share * jnp.mean(style.content_mask**2)
-            found.append(Region(weight, _guides(style.content_mask, layers), targets(style)))
+            found.append(Region(weight, _guides(style.content_mask, members), blended([style])))
     return found
+
+
+def adapt(
+    form: Form,
+    layers: Sequence[str],
+    network: vgg.PreparedNetwork,
+    content: Image,
+    regions: Sequence[Region],
+    read: Read | None = None,
+) -> Sequence[Region]:
+    """The regions with their targets as they are for one photo."""
+    if form.style.adapt is None:
+        return regions
+    groups = form.style.groups.by_deepest(layers)
+    photo = (read or WHOLE).features(network, content, _layers(groups)) | {IMAGE: content}
+    given = functools.partial(_given, form)
+    return [
+        region._replace(
+            targets={
+                name: form.style.adapt(region.targets[name], given(group, photo), given(group, region.guides))
+                for name, group in groups.items()
+            }
+        )
+        for region in regions
+    ]
 
 
 def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "height' width'"]]:
@@ -219,7 +272,7 @@ def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "heig
     pooled = [mask[..., None]]
     for _ in range(4):
         pooled.append(convolution.average_pool(pooled[-1]))
-    return {name: pooled[vgg.halvings(name)][..., 0] for name in layers}
+    return {name: pooled[0 if name == IMAGE else vgg.halvings(name)][..., 0] for name in layers}
 
 
 class LayerTerms(NamedTuple):
@@ -229,8 +282,17 @@ class LayerTerms(NamedTuple):
     style: Scalar
 
 
-def layer_terms(form: Form, problem: Problem, name: str, maps: Array) -> tuple[Array, LayerTerms]:
-    """Feature maps of a layer from those of the layer before, and what it adds to the terms of the loss."""
+def layer_terms(
+    form: Form, problem: Problem, name: str, maps: Array, earlier: Mapping[str, Array]
+) -> tuple[Array, LayerTerms]:
+    """Feature maps of a layer from those of the layer before, and what it adds to the terms of the loss.
+
+    Args:
+      form, problem: of the loss.
+      name: of the layer.
+      maps: of the layer before, or the image.
+      earlier: by layer, the maps of the others in the group that ends here.
+    """
     maps = vgg.layer(problem.network, name, maps)
     content = style = jnp.zeros((), maps.dtype)
     if name in problem.content_targets:
@@ -238,18 +300,25 @@ def layer_terms(form: Form, problem: Problem, name: str, maps: Array) -> tuple[A
         loss = form.content(maps, problem.content_targets[name], guide)
         content = problem.content_weights[name] * loss
     if name in problem.style_weights:
+        given = functools.partial(_given, form, problem.style_groups[name])
+        seen = given({**earlier, name: maps})
         for region in problem.regions:
-            guide = region.guides and region.guides[name]
-            style += region.weight * form.style.loss(maps, guide, region.targets[name])
+            style += region.weight * form.style.loss(seen, given(region.guides), region.targets[name])
         style = problem.style_weights[name] * style
     return maps, LayerTerms(content, style)
 
 
+def _earlier(problem: Problem, name: str, known: Mapping[str, Array]) -> dict[str, Array]:
+    """Of known maps those that the group which ends at a layer takes; none where none ends or it is alone."""
+    return {member: known[member] for member in problem.style_groups.get(name, ())[:-1]}
+
+
 def terms(form: Form, problem: Problem, image: Image) -> Terms:
     """The weighted terms of the loss at `image`. Gatys et al. 2016, equations 1, 4, 5 and 7."""
-    maps, found = image, []
+    maps, found, known = image, [], {IMAGE: image}
     for name in problem.network.filters:
-        maps, own = layer_terms(form, problem, name, maps)
+        maps, own = layer_terms(form, problem, name, maps, _earlier(problem, name, known))
+        known[name] = maps
         found.append(own)
     content, style = map(sum, zip(*found, strict=True))
     return Terms(content, style, problem.tv_weight * form.variation(image))
@@ -259,37 +328,47 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """Total loss, its terms and its gradient with respect to the image: what one step costs.
 
     The gradient is that of `terms`, layer by layer from the deepest, in an order that saves memory: `jax.grad` would
-    have XLA compute the gradients of all layers' losses at once and hold them until they are needed. With
-    `form.remat` only the first feature maps of each block are kept, and the others are computed a second time.
+    have XLA compute the gradients of all layers' losses at once and hold them until they are needed. Where a layer's
+    style loss sees earlier maps as well, their slopes wait until the pullback is there. With `form.remat` only the
+    first feature maps of each block and those of groups are kept, and the others are computed a second time.
     """
     tv, pull_tv = jax.vjp(lambda image: problem.tv_weight * form.variation(image), image)
-    maps, found, blocks = image, [], []
+    maps, found, blocks, known = image, [], [], {IMAGE: image}
     for names in problem.network.blocks:
         inputs = maps
-        maps, own, pulls = _forward(form, problem, names, inputs)
+        maps, own, pulls = _forward(form, problem, names, inputs, known)
         found += own
         blocks.append((names, inputs, pulls))
-    gradient = jnp.zeros_like(maps)
+    gradient, waiting = jnp.zeros_like(maps), {}
     for names, inputs, pulls in reversed(blocks):
         if form.remat:
             inputs, gradient = lax.optimization_barrier((inputs, gradient))
-            _, _, pulls = _forward(form, problem, names, inputs)
-        for pull in reversed(pulls):
+            _, _, pulls = _forward(form, problem, names, inputs, known)
+        for name, pull in zip(reversed(names), reversed(pulls), strict=True):
             # The layer's own losses wait for the gradient that comes from deeper ones.
-            gradient, one = lax.optimization_barrier((gradient, jnp.ones((), maps.dtype)))
-            (gradient,) = pull((gradient, LayerTerms(one, one)))
+            gradient, waiting, one = lax.optimization_barrier((gradient, waiting, jnp.ones((), maps.dtype)))
+            gradient = sum(waiting.pop(name, []), gradient)
+            gradient, slopes = pull((gradient, LayerTerms(one, one)))
+            for earlier, slope in slopes.items():
+                waiting[earlier] = [*waiting.get(earlier, []), slope]
     content, style = map(sum, zip(*found, strict=True))
     (gradient_tv,) = pull_tv(jnp.ones_like(tv))
+    gradient = sum(waiting.pop(IMAGE, []), gradient)
     return Evaluation(content + style + tv, Terms(content, style, tv), gradient + gradient_tv)
 
 
 def _forward(
-    form: Form, problem: Problem, names: Sequence[str], maps: Array
+    form: Form, problem: Problem, names: Sequence[str], maps: Array, known: dict[str, Array]
 ) -> tuple[Array, list[LayerTerms], list[Callable]]:
-    """The last maps of some layers, their terms, and the functions that pull gradients back through each."""
+    """The last maps of some layers, their terms, and the functions that pull gradients back through each.
+
+    `known`, the maps of earlier layers by name, is given theirs.
+    """
     found, pulls = [], []
     for name in names:
-        (maps, own), pull = jax.vjp(functools.partial(layer_terms, form, problem, name), maps)
+        one = functools.partial(layer_terms, form, problem, name)
+        (maps, own), pull = jax.vjp(one, maps, _earlier(problem, name, known))
+        known[name] = maps
         found.append(own)
         pulls.append(pull)
     return maps, found, pulls

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxstyle.losses.base import position_weights
+from jaxstyle.losses.base import Group, position_weights
 from jaxstyle.losses.objective import Evaluation, Form, Image, Problem, Read, Scalar, Terms
 from jaxstyle.losses.terms import Features, Guide, gatys_content
 from jaxstyle.network import vgg
@@ -207,19 +207,20 @@ def _targets(
     form: Form,
     network: vgg.PreparedNetwork,
     picture: Image,
-    guides: Mapping[str, Guide | None],
+    groups: Mapping[str, Group],
+    guides: Mapping[str, Guide] | None,
     key: Array,
 ) -> dict[str, Any]:
     del key
-    names = _down_to(network, guides)
+    names = _down_to(network, groups)
     rows, view = _cut(picture, names, strips)
 
     def means(one: Rows, window: Image) -> dict[str, Any]:
         found = {}
         for name, maps, first, own in _through(network, names, one, window):
-            if name in guides:
+            if name in groups:
                 here = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=len(maps))
-                weights = own * _weights(name, picture.shape, guides[name], here)
+                weights = own * _weights(name, picture.shape, guides and guides[name], here)
                 found[name] = form.style.means(maps, weights)
         return found
 
