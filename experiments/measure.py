@@ -4,10 +4,19 @@ python -m experiments.measure --result=runs/me --result=runs/compare
 python -m experiments.measure --result=other.png --content=me.jpg --style=painting.jpg
 
 A result is the folder of a run, whose record says what it was made of; a folder of runs, for all of them; that of a
-comparison, for all its arms; or any picture, for which the flags say it. `lpips` is the learned perceptual distance
-to the photo: how much of it is left, 0 all. `style` is the mean relative distance of Gram matrices at layers that no
-default of the program optimises, `style_by_layer` each: how much of the style has come, 0 all. `palette` is the
-distance of colours, in units of CIE Lab: how much of the style's palette has come, 0 all.
+comparison, for all its arms; or any picture, for which the flags say it. How much of the photo is left, 0 all:
+
+  lpips            the learned perceptual distance to it
+  self_similarity  how differently its parts resemble each other, whatever their colours and strokes, from 0 to 1
+
+And how much of the style has come, 0 all but for the effectiveness, of which more is better:
+
+  style            the mean relative distance of Gram matrices at layers that no default of the program optimises;
+                   style_by_layer each
+  effectiveness    the mean there of -log of the divergence of the features' distributions (the E of Yeh et al. 2020);
+                   effectiveness_by_layer each
+  sifid            the Fréchet distance of these distributions in block2_conv2, SIFID's formula
+  palette          the distance of colours, in units of CIE Lab
 
 Pictures are compared at the size of the result. Colours are treated as in the run: with --preserve_color the style is
 that which the run was given, and with masks that of each region, weighted as in the run. `experiments.verify` tells

@@ -1,19 +1,24 @@
-"""Results by more than the loss that was optimised: perceptual distance, style at layers held out, palette."""
+"""Results by more than the loss that was optimised: what is left of the photo, what has come of style and palette."""
 
+import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxstyle import quality
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
+from jaxstyle.losses import objective
 from jaxstyle.network import vgg, weights
+from jaxstyle.quality import palette, photo, style
 
 from . import inputs
 from .cache import Cache
 from .settings import Settings
+
+#: Of distributions that are equal but for rounding: the effectiveness of the style itself is finite.
+LEAST_DIVERGENCE = 1e-6
 
 
 class Yardstick(NamedTuple):
@@ -25,7 +30,7 @@ class Yardstick(NamedTuple):
 
 def load() -> Yardstick:
     """Torchvision's VGG16 and the heads of LPIPS."""
-    network = vgg.prepare(weights.load("vgg16-torchvision").network, max(quality.LPIPS_LAYERS), "direct")
+    network = vgg.prepare(weights.load("vgg16-torchvision").network, max(photo.LAYERS), "direct")
     return Yardstick(network, weights.lpips_heads())
 
 
@@ -43,32 +48,59 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
     """
     result = pictures.read(path)
     height, width, _ = result.shape
-    photo = pictures.read(given.content, (width, height), given.resize)
+    content = pictures.read(given.content, (width, height), given.resize)
     # As in a run, both sides of a style picture are fixed where those of the result were.
     keeps_aspect = isinstance(pictures.parse_size(given.size), int)
     size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given.style_scale)
-    smallest, styles = vgg.smallest_side(max(quality.HELD_OUT_LAYERS)), []
+    smallest, styles = vgg.smallest_side(max(style.HELD_OUT_LAYERS)), []
     if min(height, width) < smallest:
         raise UserError(
             f"{str(path)!r}: has {width}x{height} pixels; each side must have {smallest} or more to be measured"
         )
-    for style, (source, *_) in inputs.read_styles(given, photo, size):
+    for each, (source, *_) in inputs.read_styles(given, content, size):
         if min(source.shape[:2]) < smallest:
             raise UserError(
                 f"{str(path)!r}: at its size {source.path} has {source.shape[1]}x{source.shape[0]} pixels; "
                 f"each side must have {smallest} or more to be measured"
             )
-        styles.append(style)
+        styles.append(each)
     network, heads = yardstick
-    distance = cache.evaluate(quality.lpips, (), result.shape, network, heads, result, photo)
     # With the photo's colours kept the styles are prepared; a result is compared to them as the photo was.
     seen = color.PRESERVE[given.preserve_color].prepare_content(result)
-    layers = cache.evaluate(quality.style_distances, (), result.shape, network, seen, styles)
-    layers = {layer: float(value) for layer, value in layers.items()}
-    palette = cache.evaluate(quality.palette_distance, (), result.shape, seen, styles)
+
+    found = cache.evaluate(_measures, (), result.shape, network, heads, result, seen, content, styles)
+    found = jax.tree.map(float, found)
+    layers = found["style_by_layer"]
+    effectiveness = {
+        layer: -math.log(max(divergence, LEAST_DIVERGENCE))
+        for layer, divergence in found["divergences"].items()
+    }
     return {
-        "lpips": float(distance),
+        "lpips": found["lpips"],
+        "self_similarity": found["self_similarity"],
         "style": sum(layers.values()) / len(layers),
         "style_by_layer": layers,
-        "palette": float(palette),
+        "effectiveness": sum(effectiveness.values()) / len(effectiveness),
+        "effectiveness_by_layer": effectiveness,
+        "sifid": found["sifid"],
+        "palette": found["palette"],
+    }
+
+
+def _measures(
+    network: vgg.PreparedNetwork,
+    heads: Mapping[str, jax.Array],
+    result: jax.Array,
+    seen: jax.Array,
+    content: jax.Array,
+    styles: Sequence[objective.Style],
+) -> dict[str, Any]:
+    """All that is computed of pictures, in one program, which takes each through the network once."""
+    return {
+        "lpips": photo.lpips(network, heads, result, content),
+        "style_by_layer": style.style_distances(network, seen, styles),
+        "palette": palette.palette_distance(seen, styles),
+        "self_similarity": photo.self_similarity_distance(network, result, content),
+        "divergences": style.divergences(network, seen, styles),
+        "sifid": style.sifid(network, seen, styles),
     }

@@ -41,9 +41,9 @@ EXPORTS = {
     "program": ("training", "program"),
     "run": ("training", "run"),
     "stylize": ("notebook", "stylize"),
-    "lpips": ("quality", "lpips"),
+    "lpips": ("quality.photo", "lpips"),
     "lpips_heads": ("network.weights", "lpips_heads"),
-    "style_distances": ("quality", "style_distances"),
+    "style_distances": ("quality.style", "style_distances"),
     "UserError": ("errors", "UserError"),
 }
 

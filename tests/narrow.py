@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import quality
 from jaxstyle.network import vgg, weights
+from jaxstyle.quality import photo
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -55,8 +55,6 @@ def network() -> vgg.Network:
 
 if __name__ == "__main__":
     weights.load = lambda name: weights.Weights(name, "vgg16", network(), "0" * 64)
-    weights.lpips_heads = lambda: {
-        layer: np.ones(4 * int(layer[5]), np.float32) for layer in quality.LPIPS_LAYERS
-    }
+    weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -16,7 +16,7 @@ FLOORS = (
 #: Modules that do nothing but compute.
 PURE = (
     *("network/convolution.py", "network/vgg.py", "images/color.py", "images/start.py"),
-    *("losses/*.py", "optimizers/*.py", "quality.py", "training.py"),
+    *("losses/*.py", "optimizers/*.py", "quality/*.py", "training.py"),
 )
 EFFECTS = {
     "absl",

