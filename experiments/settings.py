@@ -112,7 +112,8 @@ class Settings:
         "gram",
         list(STYLE_LOSSES),
         "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), "
-        "distributions along random directions (sliced), or patches (mrf).",
+        "distributions along random directions (sliced), patches (mrf), or what all layers say of a position, each of "
+        "the photo's by the nearest (nearest).",
     )
     style_scale: float = _number(
         1.0,

@@ -37,7 +37,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "size": ("48", "40x33", "64"),
     "resize": ("lanczos", "nearest", "box"),
     "loss": ("gatys", "ivanov2017"),
-    "style_loss": ("gram", "wasserstein", "sliced", "mrf"),
+    "style_loss": ("gram", "wasserstein", "sliced", "mrf", "nearest"),
     "content_weight": (None, "0", "3"),
     "style_weight": (None, "0", "20"),
     "tv_weight": (None, "0", "0.1"),

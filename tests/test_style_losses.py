@@ -8,14 +8,31 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxstyle.losses import base, mrf, sliced, wasserstein
+from jaxstyle.losses import base, mrf, nearest, sliced, wasserstein
 from jaxstyle.losses.style import STYLE_LOSSES
 
-#: Compiled, for the tests' time.
-STYLE_LOSSES = {
-    name: base.StyleLoss(jax.jit(summarize), blend, jax.jit(loss))
-    for name, (summarize, blend, loss, *_) in STYLE_LOSSES.items()
-}
+#: What makes of one array the maps, or the guides, of a group of layers.
+GIVEN = {"nearest": lambda array: (array,)}
+
+
+def alone(name):
+    """A style loss as one of a single layer, of an image that is its own photo; compiled, for the tests' time."""
+    loss, given = STYLE_LOSSES[name], GIVEN.get(name, lambda array: array)
+    adapt = loss.adapt or (lambda target, photo, guides: target)
+
+    def guides(guide):
+        return None if guide is None else given(guide)
+
+    @jax.jit
+    def distance(features, guide, target):
+        photo = given(jax.lax.stop_gradient(features))
+        return loss.loss(given(features), guides(guide), adapt(target, photo, guides(guide)))
+
+    summarize = jax.jit(lambda features, guide, key: loss.summarize(given(features), guides(guide), key))
+    return base.StyleLoss(summarize, loss.blend, distance)
+
+
+STYLE_LOSSES = {name: alone(name) for name in STYLE_LOSSES}
 
 RNG = np.random.default_rng(0)
 CHANNELS = 4
@@ -93,18 +110,32 @@ def mrf_reference(image, style, guide=None):
     return weighted(image, guide)[1] @ [distance(patch) for patch in patches(image)]
 
 
+def directions(rows):
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def nearest_reference(image, style, guide=None):
+    """Half the squared distance of the directions of each position and its match, by cosines less the means."""
+    (rows, weights), (others, _) = weighted(image, guide), weighted(style)
+    matches = np.argmax(directions(rows - weights @ rows) @ directions(others - others.mean(0)).T, 1)
+    return weights @ np.sum((directions(rows) - directions(others)[matches]) ** 2, 1) / 2
+
+
 REFERENCES = {
     "gram": gram_reference,
     "wasserstein": wasserstein_reference,
     "sliced": sliced_reference,
     "mrf": mrf_reference,
+    "nearest": nearest_reference,
 }
+#: The Wasserstein loss blurs; a direction of next to nothing is none.
+TOLERANCES = {"wasserstein": 2e-5, "nearest": 1e-6}
 
 
 @every_loss
 def test_losses_are_those_of_the_papers(name):
-    # The Wasserstein loss blurs.
-    tolerance = 2e-5 if name == "wasserstein" else 1e-10
+    tolerance = TOLERANCES.get(name, 1e-10)
     with jax.enable_x64(True):
         found = between(name, IMAGE, SAME_SIZE)
         np.testing.assert_allclose(found, REFERENCES[name](IMAGE, SAME_SIZE), rtol=tolerance)
@@ -114,7 +145,7 @@ def test_losses_are_those_of_the_papers(name):
 @every_loss
 @pytest.mark.parametrize("guide", [None, GUIDE, HALF], ids=["whole", "soft", "hard"])
 def test_losses_compare_pictures_of_two_sizes_and_weigh_positions_by_the_guide(name, guide):
-    tolerance = 2e-5 if name == "wasserstein" else 1e-10
+    tolerance = TOLERANCES.get(name, 1e-10)
     with jax.enable_x64(True):
         found = between(name, IMAGE, STYLE, guide)
         np.testing.assert_allclose(found, REFERENCES[name](IMAGE, STYLE, guide), rtol=tolerance)
@@ -255,7 +286,10 @@ def test_degenerate_features_have_finite_losses_and_gradients(name, image):
         assert np.isfinite(value)
         assert value >= 0
         assert np.all(np.isfinite(gradient))
-    assert value <= 1e-6 * np.mean(image**2)  # of the image to itself
+    # Of the image to itself; less their means, rows of one rank have two directions alone.
+    assert value <= 1e-6 * np.mean(image**2) or (
+        name == "nearest" and np.linalg.matrix_rank(image.reshape(-1, CHANNELS)) == 1
+    )
 
 
 @every_loss
@@ -297,6 +331,18 @@ def test_patches_are_taken_from_all_styles():
     targets = [(loss.summarize(jnp.float32(style), None, KEY), 0.5) for style in (IMAGE, STYLE)]
     for style in (IMAGE, STYLE):
         assert loss.loss(jnp.float32(style), None, loss.blend(targets)) == 0
+
+
+def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_guide(monkeypatch):
+    monkeypatch.setattr(nearest, "MAX_POSITIONS", 10)
+    rows = [tuple(row) for row in np.float32(IMAGE / CHANNELS).reshape(-1, CHANNELS)]
+    found = nearest.columns((jnp.float32(IMAGE),), None, KEY)
+    places = [rows.index(tuple(column)) for column in np.asarray(found)]
+    assert np.all(np.diff(places) > 0)
+    assert len(places) == 10
+    assert places != [rows.index(tuple(c)) for c in nearest.columns((IMAGE,), None, jax.random.key(1))]
+    guided = nearest.columns((jnp.float32(IMAGE),), (jnp.float32(HALF),), KEY)
+    assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided)} == {0, 1, 2}
 
 
 def test_patches_outside_the_styles_guide_are_not_matched():

@@ -48,9 +48,14 @@ RECIPES = {
 }
 
 
+_BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1) for c in range(1, count + 1)]
+
 #: Layers that suit a style loss other than Gram matrices. Patches of the first two blocks are small and many: Li and
 #: Wand 2016, section 3, take these.
-STYLE_LAYERS = {"mrf": {"block3_conv1": 1.0, "block4_conv1": 1.0}}
+STYLE_LAYERS = {
+    "mrf": {"block3_conv1": 1.0, "block4_conv1": 1.0},
+    "nearest": dict.fromkeys(_BLOCKS_1_TO_4, 100.0),
+}
 
 
 class Weighting(NamedTuple):

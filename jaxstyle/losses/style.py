@@ -1,10 +1,11 @@
 """The style losses by name."""
 
-from jaxstyle.losses import gram, mrf, sliced, wasserstein
+from jaxstyle.losses import gram, mrf, nearest, sliced, wasserstein
 
 STYLE_LOSSES = {
     "gram": gram.STYLE_LOSS,
     "wasserstein": wasserstein.STYLE_LOSS,
     "sliced": sliced.STYLE_LOSS,
     "mrf": mrf.STYLE_LOSS,
+    "nearest": nearest.STYLE_LOSS,
 }

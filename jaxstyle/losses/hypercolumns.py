@@ -1,0 +1,75 @@
+"""Hypercolumns: what several layers say of one position, side by side.
+
+Hariharan et al. 2015, "Hypercolumns for Object Segmentation and Fine-Grained Localization".
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxstyle.losses.base import Key, position_weights
+from jaxstyle.losses.terms import Features, Guide
+from jaxstyle.network.convolution import average_pool
+
+Columns = Float[Array, "positions channels"]
+
+#: A column as short as this has next to no direction: that of zeros is zero.
+_SHORTEST = 1e-6
+
+
+def middle(arrays: Sequence[Array]) -> Array:
+    """The maps, or the guide, of the middle layer, whose positions hypercolumns have: block 3 of blocks 1 to 4."""
+    return arrays[len(arrays) // 2]
+
+
+def hypercolumns(maps: Sequence[Features]) -> Features:
+    """Maps of layers, shallow to deep, at the size of the middle one, each over its number of channels.
+
+    Larger maps are averaged over what a position stands for, so that every pixel has a part in some column; smaller
+    ones are interpolated. Without the division the deep layers, which have more channels, were all of the cosine:
+    Kolkin et al. 2022, "Neural Neighbor Style Transfer", section 3.2.
+    """
+    shape = middle(maps).shape[:2]
+    return jnp.concatenate([_resized(each, shape) / each.shape[-1] for each in maps], -1)
+
+
+def _resized(maps: Features, shape: tuple[int, int]) -> Features:
+    while maps.shape[0] >= 2 * shape[0] and maps.shape[1] >= 2 * shape[1]:
+        maps = average_pool(maps)
+    return maps if maps.shape[:2] == shape else jax.image.resize(maps, (*shape, maps.shape[-1]), "linear")
+
+
+def rows(features: Features) -> Columns:
+    """One row a position."""
+    return features.reshape(-1, features.shape[-1])
+
+
+def directions(columns: Columns) -> Columns:
+    """Columns of length 1. Half the square of the distance of two is one minus their cosine, and exact near 0."""
+    return columns / jnp.sqrt(jnp.sum(columns**2, -1, keepdims=True) + _SHORTEST**2)
+
+
+def offsets(key: Key, count: int) -> Float[Array, " count"]:
+    """What `drawn` needs: numbers in [0, 1)."""
+    return jax.random.uniform(key, (count,))
+
+
+def drawn(
+    shape: tuple[int, int], guide: Guide | None, offsets: Float[Array, " most"]
+) -> Int[Array, " count"]:
+    """Positions of a picture in reading order, as many as there are offsets, or all where there are fewer.
+
+    Each is drawn from its own share of the picture or, within a guide, of the sum of the positions' weights.
+    """
+    positions = shape[0] * shape[1]
+    count = min(positions, len(offsets))
+    if guide is None:
+        if count == positions:
+            return jnp.arange(positions)
+        return ((jnp.arange(count) + offsets[:count]) * (positions / count)).astype(int)
+    sums = jnp.cumsum(position_weights(guide).ravel())
+    levels = (jnp.arange(count) + offsets[:count]) / count * sums[-1]
+    return jnp.minimum(jnp.searchsorted(sums, levels, side="right"), positions - 1)
