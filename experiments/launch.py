@@ -61,6 +61,11 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("workdir", None, text)
 
 
+def define_folder() -> flags.FlagHolder[str]:
+    """The flag of a command that makes and shows many runs, in a folder."""
+    return flags.DEFINE_string("workdir", str(RUNS), "Folder of the runs that the command shows and makes.")
+
+
 class Conduct(NamedTuple):
     """How a run goes, which does not change what it is: see the flags of these names."""
 

@@ -50,8 +50,12 @@ def jaxstyle(wheel, tmp_path_factory):
     return run
 
 
-def test_the_wheel_has_every_source_and_sample_in_one_package(wheel):
-    sources = [path for ending in ("py", "webp") for path in ROOT.glob(f"jaxstyle/**/*.{ending}")]
+def test_the_wheel_has_every_source_sample_and_page_in_one_package(wheel):
+    sources = [
+        path
+        for ending in ("py", "webp", "html", "css", "js")
+        for path in ROOT.glob(f"jaxstyle/**/*.{ending}")
+    ]
     wanted = {str(path.relative_to(ROOT)) for path in sources}
     wanted |= {f"jaxstyle/experiments/{path.name}" for path in ROOT.glob("experiments/*.py")}
     names = set(zipfile.ZipFile(wheel).namelist())

@@ -16,6 +16,10 @@ from jaxstyle.runs.clocks import Pace, Stopwatch
 from jaxstyle.runs.journal import COLUMNS
 from jaxstyle.runs.signals import Interrupted, interruptible
 
+#: Seconds between two times that the rows are written while a run is on its way, for who looks on. Those after the
+#: last checkpoint are made again if the run is killed.
+LIVE_SECONDS = 1.0
+
 
 class Result(NamedTuple):
     """How a run ended: the last finite image, its rows (see `COLUMNS`) and the status in its manifest."""
@@ -86,6 +90,7 @@ class Log:
         self._directory, self._manifest = directory, manifest
         self._facts: dict[str, Any] = {}
         self._checkpoints = Checkpoints(directory)
+        self._pace = Pace(LIVE_SECONDS)
 
     def restore(
         self, structure: Callable[[int], training.TransferState]
@@ -112,6 +117,7 @@ class Log:
         step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
         self.step = int(step)
         self.rows[step] = step, evaluations, seconds, *losses
+        self._pace.keep(self._write_metrics)
         return self.rows[step]
 
     def repeat(self, last: int) -> None:
@@ -134,8 +140,11 @@ class Log:
         self._checkpoints.clear()
 
     def _write(self, status: str) -> None:
-        journal.write_metrics(self._directory / "metrics.csv", self.rows[: self.step + 1])
+        self._write_metrics()
         self._write_manifest(status)
+
+    def _write_metrics(self) -> None:
+        journal.write_metrics(self._directory / "metrics.csv", self.rows[: self.step + 1])
 
     def _write_manifest(self, status: str) -> None:
         facts = {"status": status, "steps_done": self.step} | self._facts

@@ -96,18 +96,23 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
         lock.release()
 
 
+def names(name: str) -> Iterator[str]:
+    """NAME, NAME-2, NAME-3 …, made safe for a file's name."""
+    stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".") or "run"
+    return (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+
+
 def find(
     parent: pathlib.Path, name: str, flags: str, changeable: Collection[str] = frozenset()
 ) -> pathlib.Path:
     """The first of NAME, NAME-2, NAME-3 … in a folder that is free, or holds what the same flags began.
 
     Args:
-      parent, name: what `name` holds is made safe for a file's name.
+      parent, name: see `names`.
       flags, changeable: as in `begin`.
     """
-    stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".") or "run"
-    for number in itertools.count(1):
-        directory = parent / (stem if number == 1 else f"{stem}-{number}")
+    for safe in names(name):
+        directory = parent / safe
         if not directory.exists() or (
             directory.is_dir() and not {path.name for path in directory.iterdir()} - {LOCK}
         ):

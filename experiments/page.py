@@ -1,0 +1,301 @@
+"""What the studio's page may ask for: an application of Starlette, and what it keeps while it is open."""
+
+import json
+import pathlib
+import shlex
+import tempfile
+import threading
+import urllib.parse
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from jaxstyle.errors import UserError
+from jaxstyle.images import encode, pictures
+from jaxstyle.runs import workdir
+from jaxstyle.studio import gallery, guard, jobs, uploads
+
+from . import controls, spoken
+
+PAGE = pathlib.Path(uploads.__file__).with_name("page")
+
+#: What a result can be taken home as, by the ending of its name.
+DOWNLOADS = (".png", ".tiff", ".jpg")
+
+
+class Studio:
+    """A folder of runs, the queue of those that are made, and the estimate for what is chosen."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.uploads = folder, folder / "uploads"
+        self.queue, self.estimates = jobs.Queue(), jobs.Estimates()
+        self._naming = threading.Lock()
+        self._lines: dict[str, str] = {}  # how what was begun here is typed
+
+    def close(self) -> None:
+        self.estimates.cancel()
+        self.queue.close()
+
+    def check(self, chosen: Any) -> Mapping[str, str]:
+        """What a page has chosen, if it is that.
+
+        Raises:
+          UserError: it is not, or its pictures are none that the page was given.
+        """
+        if not isinstance(chosen, dict):
+            raise UserError("what is chosen must be names with their values")
+        for name in ("content", "style"):
+            if not uploads.known(str(chosen.get(name)), self.uploads):
+                raise UserError(f"{name}: a picture is needed; drop one, or take a sample")
+        return chosen
+
+    def paint(self, command: controls.Command) -> str:
+        """Puts a command in the queue; the name of its run. The same that is there already is not made twice."""
+        with self._naming:
+            waiting = self.queue.jobs()
+            for job in waiting:
+                if job.module == _module(command.name) and job.arguments[:-1] == command.flags:
+                    return job.name
+            name = self.free_name(command)
+            self.estimates.cancel()
+            place = f"--workdir={self.folder / name}"
+            self.queue.add(jobs.Job(name, _module(command.name), (*command.flags, place)))
+            self._lines[name] = command.line(str(self.folder / name))
+            return name
+
+    def free_name(self, command: controls.Command) -> str:
+        """The first name for the run of a command that nothing has."""
+        taken = self.queue.states()
+        return next(
+            name
+            for name in workdir.names(command.run)
+            if name not in taken and not (self.folder / name).exists()
+        )
+
+    def go_on(self, name: str) -> None:
+        """Puts a run that has not ended in the queue."""
+        directory = gallery.find(self.folder, name)
+        command = "compare" if gallery.is_comparison(gallery.record(directory)) else "stylize"
+        self.estimates.cancel()
+        flags = f"--flagfile={directory / 'run.flags'}", f"--workdir={directory}"
+        self.queue.add(jobs.Job(name, _module(command), flags))
+
+    def estimate(self, chosen: Mapping[str, str]) -> list[dict[str, str]] | None:
+        """What the runs for a choice would take; None if it is not known now."""
+        trials = controls.trials(chosen)
+        if self.queue.states():  # whose run would slow it, and it that run
+            return None
+        module = _module("stylize")
+        return self.estimates.make([jobs.Job("", module, (*flags, "--dry_run")) for flags in trials])
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Name, state and newest picture of every run, those on their way before all."""
+        states, failures = self.queue.states(), self.queue.failures()
+        found = [self._item(name, states, failures) for name in dict.fromkeys([*states, *failures])]
+        return found + [
+            self._item(name, {}, {})
+            for name in gallery.names(self.folder)
+            if name not in states and name not in failures
+        ]
+
+    def _item(self, name: str, states: Mapping[str, str], failures: Mapping[str, str]) -> dict[str, Any]:
+        directory = self.folder / name
+        state = states.get(name) or ("failed" if name in failures else gallery.status(directory))
+        known = (directory / "run.flags").is_file()
+        shown = gallery.version(gallery.picture(directory)) if known else None
+        return {"name": name, "state": state, "message": failures.get(name, ""), "picture": shown}
+
+    def described(self, name: str) -> dict[str, Any]:
+        """All that the page shows of one run."""
+        states, failures = self.queue.states(), self.queue.failures()
+        if name not in states and name not in failures:
+            gallery.find(self.folder, name)
+        found = self._item(name, states, failures)
+        directory = self.folder / name
+        if not (directory / "run.flags").is_file():
+            job = next((job for job in self.queue.jobs() if job.name == name), None)
+            flags = "".join(f"{flag}\n" for flag in job.arguments[:-1]) if job else ""
+            found |= {"arms": []}
+        else:
+            flags = gallery.record(directory)
+            found |= {"arms": gallery.describe(directory)}
+        comparison = gallery.is_comparison(flags)
+        again = f"{spoken('compare' if comparison else 'stylize')} " + shlex.join(
+            [f"--flagfile={directory / 'run.flags'}", "--workdir=OTHER"]
+        )
+        return found | {
+            "chosen": controls.read(flags),
+            "command": self._lines.get(name, again),
+            "report": (directory / "report.html").is_file(),
+        }
+
+
+def _module(command: str) -> str:
+    return f"{__package__}.{command}"
+
+
+Answer = Callable[[Studio, Request, bytes], Any]
+
+
+def _route(studio: Studio, answer: Answer, limit: int = 2**16) -> Callable[[Request], Awaitable[Response]]:
+    """What an answer gives as JSON, in a thread of its own; a user's mistake as one line with status 400.
+
+    A body of more than `limit` bytes is not read to its end.
+    """
+
+    async def respond(request: Request) -> Response:
+        data = bytearray()
+        async for piece in request.stream():
+            data += piece
+            if len(data) > limit:
+                text = f"has more than {limit >> 20} MiB" if limit >= 2**20 else "is too long"
+                return JSONResponse({"error": f"what was sent {text}"}, 413)
+        try:
+            found = await run_in_threadpool(answer, studio, request, bytes(data))
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return found if isinstance(found, Response) else JSONResponse(found)
+
+    return respond
+
+
+def _chosen(studio: Studio, data: bytes) -> Mapping[str, str]:
+    try:
+        return studio.check(json.loads(data))
+    except ValueError as error:
+        raise UserError(f"what was sent is no JSON: {error}") from error
+
+
+def _about(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
+    samples = [{"path": name, "label": name.partition(":")[2]} for name in uploads.SAMPLES]
+    return controls.page() | {"samples": samples, "folder": str(studio.folder), "bytes": uploads.MAX_BYTES}
+
+
+def _upload(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
+    kept = uploads.keep(studio.uploads, request.query_params.get("name", ""), data)
+    return kept._asdict()
+
+
+def _preview(studio: Studio, request: Request, _: bytes) -> Response:
+    name = request.query_params.get("picture", "")
+    if not uploads.known(name, studio.uploads):
+        raise UserError(f"{name!r}: there is no such picture")
+    kept = {"cache-control": "private, max-age=86400"}  # a picture's path changes with its bytes
+    return Response(uploads.preview(name), media_type="image/jpeg", headers=kept)
+
+
+def _command(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
+    command = controls.command(_chosen(studio, data))
+    return {"command": command.line(str(studio.folder / studio.free_name(command)))}
+
+
+def _estimate(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
+    return {"estimates": studio.estimate(_chosen(studio, data))}
+
+
+def _paint(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
+    return {"name": studio.paint(controls.command(_chosen(studio, data)))}
+
+
+def _runs(studio: Studio, request: Request, _: bytes) -> list[dict[str, Any]]:
+    return studio.listed()
+
+
+def _run(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
+    return studio.described(request.path_params["name"])
+
+
+def _stop(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
+    studio.queue.stop(request.path_params["name"])
+    return {}
+
+
+def _go_on(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
+    studio.go_on(request.path_params["name"])
+    return {}
+
+
+def _picture(studio: Studio, request: Request, _: bytes) -> Response:
+    """The newest picture of a run or an arm, on its way or done."""
+    path = gallery.picture(gallery.find(studio.folder, request.path_params["name"]))
+    if path is None:
+        raise UserError("there is no picture yet")
+    return FileResponse(path, headers={"cache-control": "no-store"})
+
+
+def _download(studio: Studio, request: Request, _: bytes) -> Response:
+    """The result of a run or an arm under its name, as a PNG that is the run's own, or written anew."""
+    name, suffix = request.path_params["name"], "." + request.path_params["suffix"]
+    directory = gallery.find(studio.folder, name)
+    path, saved = directory / "image.png", name.replace("/arms/", "-") + suffix
+    if suffix == ".webp":
+        return FileResponse(_there(directory / "animation.webp"), filename=saved)
+    if suffix not in DOWNLOADS:
+        raise UserError(f"{suffix!r}: a picture is had as {', '.join(DOWNLOADS)}")
+    if suffix == ".png":
+        return FileResponse(_there(path), filename=saved)
+    record = gallery.record(directory)
+    deep = "--bits=16" in record.splitlines() and suffix in encode.DEEP
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, f"copy{suffix}")
+        pictures.write(
+            copy, pictures.read_result(_there(path), 16 if deep else 8), record, bits=16 if deep else 8
+        )
+        found = copy.read_bytes()
+    kind = "image/tiff" if suffix == ".tiff" else "image/jpeg"
+    disposition = f"attachment; filename*=UTF-8''{urllib.parse.quote(saved)}"
+    return Response(found, media_type=kind, headers={"content-disposition": disposition})
+
+
+def _report(studio: Studio, request: Request, _: bytes) -> Response:
+    """The page of a comparison, which has its own scripts, and may ask nothing."""
+    directory = gallery.find(studio.folder, request.path_params["name"])
+    policy = (
+        "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data: blob:; font-src data:; "
+    )
+    policy += "script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
+    return FileResponse(_there(directory / "report.html"), headers={"content-security-policy": policy})
+
+
+def _there(path: pathlib.Path) -> pathlib.Path:
+    if not path.is_file():
+        raise UserError(f"there is no {path.name} yet")
+    return path
+
+
+def application(studio: Studio, hosts: Collection[str]) -> guard.Application:
+    """The page for requests to one of the hosts, NAME:PORT."""
+
+    def get(path: str, answer: Answer) -> Route:
+        return Route(path, _route(studio, answer), methods=["GET"])
+
+    def post(path: str, answer: Answer, **options: int) -> Route:
+        return Route(path, _route(studio, answer, **options), methods=["POST"])
+
+    return guard.guarded(
+        Starlette(
+            routes=[
+                get("/about", _about),
+                post("/uploads", _upload, limit=uploads.MAX_BYTES),
+                get("/preview", _preview),
+                post("/command", _command),
+                post("/estimate", _estimate),
+                post("/paint", _paint),
+                get("/runs", _runs),
+                get("/picture/{name:path}", _picture),
+                get("/download/{name:path}.{suffix}", _download),
+                get("/report/{name}", _report),
+                post("/stop/{name}", _stop),
+                post("/go-on/{name}", _go_on),
+                get("/runs/{name}", _run),
+                Mount("/", StaticFiles(directory=PAGE, html=True)),
+            ]
+        ),
+        hosts,
+    )

@@ -1,0 +1,119 @@
+"""What a page shows of runs: read from their directories, whoever made them. Effects only."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxstyle.errors import UserError
+from jaxstyle.runs import journal
+
+#: Points of a curve.
+POINTS = 300
+
+
+def find(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The directory of a run, or of an arm as `RUN/arms/LABEL`.
+
+    Raises:
+      UserError: there is none of this name.
+    """
+    parts = name.split("/")
+    directory, inside = folder, []
+    for part in parts:
+        directory, inside = directory / part, inside or [p.name for p in folder.glob("*/")]
+        if part not in inside:
+            raise UserError(f"{name!r}: there is no such run")
+        inside = [p.name for p in directory.glob("*/")]
+    if (len(parts) != 1 and (len(parts) != 3 or parts[1] != "arms")) or not _is_run(directory):
+        raise UserError(f"{name!r}: there is no such run")
+    return directory
+
+
+def _is_run(directory: pathlib.Path) -> bool:
+    return (directory / "run.flags").is_file()
+
+
+def record(directory: pathlib.Path) -> str:
+    """The text of its `run.flags`."""
+    return (directory / "run.flags").read_text("utf-8", "replace")
+
+
+def is_comparison(flags: str) -> bool:
+    return any(line.startswith("--seeds=") for line in flags.splitlines())
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    """The runs of pictures and comparisons in a folder, the newest first."""
+    found = []
+    for directory in folder.glob("*/"):
+        if (
+            _is_run(directory)
+            and "--learning_rates=" not in (text := record(directory))
+            and "--size=" in text
+        ):
+            found.append(((directory / "run.flags").stat().st_mtime, directory.name))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def arms(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The directories of single runs in it: its arms, or itself."""
+    return sorted(each for each in directory.glob("arms/*/") if _is_run(each)) or [directory]
+
+
+def status(directory: pathlib.Path) -> str:
+    """As its manifests say: "finished" once all that has begun has ended, else that of what has not."""
+    found = [(journal.find_manifest(each) or {}).get("status", "unfinished") for each in arms(directory)]
+    order = ("unfinished", "running", "interrupted", "diverged", "finished")
+    return min(found, key=order.index) if set(found) <= set(order) else "unfinished"
+
+
+def picture(directory: pathlib.Path) -> pathlib.Path | None:
+    """The newest picture of a run: its result, else the last on the way, or of a comparison that of its last arm."""
+    for each in reversed(arms(directory)):
+        if (each / "image.png").is_file():
+            return each / "image.png"
+        if snapshots := sorted(each.glob("snapshots/[0-9]*.png")):
+            return snapshots[-1]
+    return None
+
+
+def version(path: pathlib.Path | None) -> str | None:
+    """A text that changes with the file; None for none."""
+    try:
+        return f"{path.stat().st_mtime_ns:x}" if path else None
+    except FileNotFoundError:  # a snapshot that an --overwrite has just deleted
+        return None
+
+
+@functools.lru_cache(maxsize=32)
+def _curve(path: pathlib.Path, _: int) -> dict[str, list[float]]:
+    rows = journal.read_metrics(path)
+    rows = rows[np.isfinite(rows[:, 3])]
+    kept = rows[np.unique(np.linspace(0, len(rows) - 1, POINTS).round().astype(int))] if len(rows) else rows
+    columns = dict(zip(journal.COLUMNS, kept.T.tolist(), strict=True))
+    return {name: columns[name] for name in ("step", "evaluations", "seconds", "total")}
+
+
+def curve(directory: pathlib.Path) -> dict[str, list[float]]:
+    """Step, evaluations, seconds and loss of a run so far, thinned out to `POINTS`."""
+    path = directory / "metrics.csv"
+    if not path.is_file():
+        return {"step": [], "evaluations": [], "seconds": [], "total": []}
+    return _curve(path, path.stat().st_mtime_ns)
+
+
+def describe(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Its single runs: label, status, version of the newest picture, curve."""
+    return [
+        {
+            "label": each.name,
+            "path": each.relative_to(directory.parent).as_posix(),
+            "status": (journal.find_manifest(each) or {}).get("status", "unfinished"),
+            "picture": version(picture(each)),
+            "film": (each / "animation.webp").is_file(),
+            "curve": curve(each),
+        }
+        for each in arms(directory)
+    ]
