@@ -151,6 +151,24 @@ def test_losses_compare_pictures_of_two_sizes_and_weigh_positions_by_the_guide(n
         np.testing.assert_allclose(found, REFERENCES[name](IMAGE, STYLE, guide), rtol=tolerance)
 
 
+def test_of_many_positions_the_sliced_loss_orders_levels_and_is_that_of_an_exact_order():
+    """Where a position and its level share 32 bits, so that few are left for the level."""
+    image, style = (np.float32(np.maximum(RNG.normal(m, 1, (250, 260, 2)), 0)) for m in (0.5, 1))
+    target = STYLE_LOSSES["sliced"].summarize(image, None, KEY)
+    projections = np.asarray(target.directions @ image.reshape(-1, 2).T)
+    levels = np.ptp(projections, axis=1) / (2**16 - 1)
+    for projection, level in zip(projections, levels, strict=True):
+        found = np.asarray(jax.jit(sliced._order)(projection))
+        np.testing.assert_array_equal(np.sort(found), np.arange(projection.size))
+        assert np.abs(projection[found] - np.sort(projection)).max() < 1.01 * level
+    # At the style itself no position is drawn further than a level.
+    assert between("sliced", image, image) < np.mean(levels**2)
+    target = STYLE_LOSSES["sliced"].summarize(style, None, KEY)
+    own, goal = (target.directions @ each.reshape(-1, 2).T for each in (image, style))
+    expected = np.mean((np.sort(np.float64(own)) - np.sort(np.float64(goal))) ** 2)
+    np.testing.assert_allclose(between("sliced", image, style), expected, rtol=1e-4)
+
+
 def test_sliced_weights_are_multiplicities():
     counts = RNG.integers(1, 4, (5, 6))
     guided = STYLE_LOSSES["sliced"].summarize(jnp.float32(IMAGE), jnp.float32(np.sqrt(counts)), KEY)

@@ -73,12 +73,7 @@ def sliced_wasserstein(features: Features, guide: Guide | None, target: Slices) 
     ) -> Float[Array, " positions"]:
         """Where each position's projection belongs."""
         projection, quantiles = given
-        # Integers sort in 0.6 of the time of floats: their comparison knows no NaN.
-        _, order = jax.lax.sort(
-            (_ordered_integers(projection), jnp.arange(positions, dtype=jnp.int32)),
-            num_keys=1,
-            is_stable=False,
-        )
+        order = _order(projection)
         if weights is not None:
             sorted_weights = weights[order]
             found = _quantile(quantiles, jnp.cumsum(sorted_weights) - sorted_weights / 2)
@@ -110,10 +105,21 @@ def _quantile(quantiles: Float[Array, " quantiles"], levels: Float[Array, " n"])
     return low + (place - below) * (high - low)
 
 
-def _ordered_integers(x: Float[Array, " n"]) -> Int[Array, " n"]:
-    """Integers in the order of finite floats."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{x.dtype.itemsize * 8}"))
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+def _order(projection: Float[Array, " positions"]) -> Int[Array, " positions"]:
+    """The positions in the order of their projections.
+
+    A position and its projection's level between the least and the largest share one unsigned integer, of which
+    32 bits sort in a quarter of the time of pairs. Positions on one level stay in their own order: of 384×384 pixels,
+    in float32, there are 2¹⁴ levels.
+    """
+    positions = projection.size
+    dtype = jnp.dtype(f"uint{8 * projection.dtype.itemsize}")
+    places = max(1, (positions - 1).bit_length())
+    levels = 2 ** min(8 * dtype.itemsize - places, jnp.finfo(projection.dtype).nmant) - 1
+    low, high = jnp.min(projection), jnp.max(projection)
+    level = (projection - low) / jnp.where(high > low, high - low, 1) * levels
+    keys = (level.astype(dtype) << places) | jnp.arange(positions, dtype=dtype)
+    return jax.lax.sort(keys, is_stable=False) & (2**places - 1)
 
 
 STYLE_LOSS = StyleLoss(slices, blend_slices, sliced_wasserstein)
