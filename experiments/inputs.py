@@ -55,11 +55,14 @@ def read_recipe(settings: Settings, known: Sequence[str]) -> recipes.Recipe:
       UserError: a layer that is not `known`, or a weight that is none.
     """
     given: dict[str, Any] = {}
-    for flag in ("content_layer", "style_layer"):
+    for flag, suits in (
+        ("content_layer", recipes.CONTENT_LAYERS.get(settings.content_loss)),
+        ("style_layer", recipes.STYLE_LAYERS.get(settings.style_loss)),
+    ):
         if texts := getattr(settings, flag):
             given[f"{flag}s"] = dict(parse_layer(flag, text, known) for text in texts)
-        elif flag == "style_layer" and settings.style_loss in recipes.STYLE_LAYERS:
-            given[f"{flag}s"] = recipes.STYLE_LAYERS[settings.style_loss]
+        elif suits:
+            given[f"{flag}s"] = suits
     for flag in ("content_weight", "style_weight", "tv_weight"):
         if (value := getattr(settings, flag)) is not None:
             if not value <= np.finfo(np.float32).max:

@@ -22,6 +22,7 @@ from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import color
 from jaxstyle.losses import objective
+from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import convolution
 
@@ -102,8 +103,16 @@ class Settings:
     tv_weight: float | None = _number(
         None, "Weight of the total variation; by default what suits --loss.", lower_bound=0
     )
-    content_layer: tuple[str, ...] = _texts(
-        ("block4_conv2",), "Layer of the content loss as NAME or NAME:weight; repeatable."
+    content_layer: tuple[str, ...] | None = _texts(
+        None,
+        "Layer of the content loss as NAME or NAME:weight; repeatable; by default block4_conv2, with what suits "
+        "--content_loss.",
+    )
+    content_loss: str | None = _choice(
+        None,
+        list(CONTENT_LOSSES),
+        "What of the photo is kept: its features, by squared differences, or which of its parts are alike "
+        "(self_similarity), which lets shapes and colours move. By default squares.",
     )
     style_layer: tuple[str, ...] | None = _texts(
         None, "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss."
@@ -112,8 +121,8 @@ class Settings:
         "gram",
         list(STYLE_LOSSES),
         "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), "
-        "distributions along random directions (sliced), patches (mrf), or what all layers say of a position, each of "
-        "the photo's by the nearest (nearest).",
+        "distributions along random directions (sliced), patches (mrf), what all layers say of a position, each of "
+        "the photo's by its nearest (nearest) or both ways (rot), or Gram matrices across layers (cross).",
     )
     style_scale: float = _number(
         1.0,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, strips
+from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs import memory
@@ -62,14 +63,18 @@ def read_form(settings: Settings) -> objective.Form:
       UserError: the study's form with what it does not have.
     """
     form = objective.FORMS[settings.loss]._replace(remat=settings.remat, strips=settings.strips or 1)
-    if settings.style_loss != "gram":
-        if settings.loss != "gatys":
-            raise UserError(f"--style_loss={settings.style_loss}: --loss={settings.loss} has gram alone")
-        form = form._replace(style=STYLE_LOSSES[settings.style_loss])
+    if settings.loss != "gatys":
+        for flag, own in (("style_loss", "gram"), ("content_loss", "squares")):
+            if (value := getattr(settings, flag) or own) != own:
+                raise UserError(f"--{flag}={value}: --loss={settings.loss} has {own} alone")
+    else:
+        style, content = STYLE_LOSSES[settings.style_loss], CONTENT_LOSSES[settings.content_loss or "squares"]
+        form = form._replace(style=style, content=content)
     if form.strips > 1 and not strips.divisible(form):
         raise UserError(
-            f"--strips={form.strips}: --loss={settings.loss} with --style_loss={settings.style_loss} is no sum "
-            "over positions; take 1, or gatys with gram"
+            f"--strips={form.strips}: --loss={settings.loss} with --style_loss={settings.style_loss} and "
+            f"--content_loss={settings.content_loss or 'squares'} is no sum over positions; take 1, or gatys with "
+            "gram and squares"
         )
     return form
 

@@ -16,8 +16,16 @@ GROUPS = {
         "seed",
     ),
     "Style": (
-        *("style_layer", "style_loss", "content_layer", "content_weight", "tv_weight", "loss", "weights"),
-        *("pooling", "padding"),
+        *(
+            "style_layer",
+            "style_loss",
+            "content_layer",
+            "content_loss",
+            "content_weight",
+            "tv_weight",
+            "loss",
+        ),
+        *("weights", "pooling", "padding"),
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "compilation_cache"),

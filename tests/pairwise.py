@@ -37,7 +37,8 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "size": ("48", "40x33", "64"),
     "resize": ("lanczos", "nearest", "box"),
     "loss": ("gatys", "ivanov2017"),
-    "style_loss": ("gram", "wasserstein", "sliced", "mrf", "nearest"),
+    "content_loss": (None, "squares", "self_similarity"),
+    "style_loss": ("gram", "wasserstein", "sliced", "mrf", "nearest", "rot", "cross"),
     "content_weight": (None, "0", "3"),
     "style_weight": (None, "0", "20"),
     "tv_weight": (None, "0", "0.1"),
@@ -77,11 +78,13 @@ Flags = Mapping[str, str | None]
 #: What two values may not be together, as the program says itself when it refuses them.
 REFUSED = (
     lambda f: f.get("loss") == "ivanov2017" and f.get("style_loss", "gram") != "gram",
+    lambda f: f.get("loss") == "ivanov2017" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("loss") == "ivanov2017" and f.get("scales") in ("2", "3"),
     lambda f: f.get("clip") == "true" and f.get("optimizer") == "scipy-lbfgs",
     lambda f: f.get("bits") == "16" and f.get("output") in ("out.jpg", "out.webp"),
     lambda f: f.get("strips") == "3" and f.get("loss") == "ivanov2017",
     lambda f: f.get("strips") == "3" and f.get("style_loss", "gram") != "gram",
+    lambda f: f.get("strips") == "3" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
 )
 

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxstyle.losses import terms
+from jaxstyle.losses import content, terms
 
 RNG = np.random.default_rng(0)
 F = RNG.normal(size=(5, 7, 4))
 P = RNG.normal(size=(5, 7, 4))
 IMAGE = RNG.uniform(0, 255, (6, 5, 3))
+G = RNG.uniform(0, 2, (5, 7))
 
 
 def gram(features):
@@ -79,3 +80,28 @@ def test_the_gradient_of_the_gram_matrix_is_that_of_its_formula():
     expected = jax.grad(lambda f: jnp.sum(weights * (flat(f).T @ flat(f)) / 35))(jnp.float32(F))
     found = jax.grad(lambda f: jnp.sum(weights * terms.gram_matrix(f)))(jnp.float32(F))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("guide", [None, G])
+def test_self_similarity_compares_distances_of_all_pairs(guide):
+    def distances(features):
+        rows = features.reshape(-1, features.shape[-1])
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        found = 1 - rows @ rows.T
+        return found / found.mean(0)
+
+    weights = 1 if guide is None else np.outer(guide, guide)
+    expected = 0.5 * F.size * np.mean(weights * (distances(F) - distances(P)) ** 2)
+    found = content.self_similarity(
+        jnp.float32(F), jnp.float32(P), None if guide is None else jnp.float32(guide)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_self_similarity_knows_no_turn_of_all_features_and_keeps_to_a_grid(monkeypatch):
+    turn = np.linalg.qr(np.random.default_rng(5).normal(size=(F.shape[-1],) * 2))[0]
+    own, away = (float(content.self_similarity(jnp.float32(F), jnp.float32(x))) for x in (3 * F @ turn, P))
+    assert own < 1e-6 * away
+    monkeypatch.setattr(content, "MAX_POSITIONS", 4)
+    gradient = jax.grad(content.self_similarity)(jnp.float32(F), jnp.float32(P))
+    assert 0 < np.count_nonzero(np.any(gradient != 0, -1)) <= 4

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxstyle.losses import base, mrf, nearest, sliced, wasserstein
+from jaxstyle.losses import base, cross, hypercolumns, mrf, nearest, sliced, wasserstein
 from jaxstyle.losses.style import STYLE_LOSSES
 
 #: What makes of one array the maps, or the guides, of a group of layers.
-GIVEN = {"nearest": lambda array: (array,)}
+GIVEN = {
+    "nearest": lambda array: (array,),
+    "rot": lambda array: (array[..., :3] if array.ndim == 3 else array, array),
+    "cross": lambda array: (array[..., :1], array[..., 1:]) if array.ndim == 3 else (array, array),
+}
 
 
 def alone(name):
@@ -122,15 +126,54 @@ def nearest_reference(image, style, guide=None):
     return weights @ np.sum((directions(rows) - directions(others)[matches]) ** 2, 1) / 2
 
 
+def rot_reference(image, style, guide=None):
+    """Brute force, at the positions that are drawn."""
+    starts = np.asarray(STYLE_LOSSES["rot"].summarize(jnp.asarray(style), None, KEY).offsets)
+    at = hypercolumns.drawn(
+        image.shape[:2], None if guide is None else jnp.asarray(guide), jnp.asarray(starts)
+    )
+    (rows, _), (others, _) = weighted(image), weighted(style)
+    rows = rows[np.asarray(at)]
+
+    def relaxed(a, b, cost):
+        pairs = cost(((a[:, None] - b[None]) ** 2).sum(-1))
+        return max(pairs.min(1).mean(), pairs.min(0).mean())
+
+    def smooth(x):
+        return np.sqrt(x**2 + 0.01**2) - 0.01
+
+    def relative(a, b):
+        return smooth((a - b) / np.abs(b).mean()).mean()
+
+    both, goals = (np.concatenate([x / CHANNELS, x[:, :3] / 255], 1) for x in (rows, others))
+    return (
+        relaxed(directions(rows), directions(others), lambda squares: squares / 2)
+        + relaxed(rows[:, :3] / 255, others[:, :3] / 255, lambda squares: smooth(np.sqrt(squares)))
+        + relative(both.mean(0), goals.mean(0))
+        + relative(np.cov(both.T, ddof=0), np.cov(goals.T, ddof=0))
+    )
+
+
+def cross_reference(image, style, guide=None):
+    products = []
+    for rows, weights in (weighted(image, guide), weighted(style)):
+        products.append(sum(w * np.outer(row[:1], row[1:]) for row, w in zip(rows, weights, strict=True)))
+    return np.sum((products[0] - products[1]) ** 2) / (4 * (CHANNELS - 1))
+
+
 REFERENCES = {
     "gram": gram_reference,
     "wasserstein": wasserstein_reference,
     "sliced": sliced_reference,
     "mrf": mrf_reference,
     "nearest": nearest_reference,
+    "rot": rot_reference,
+    "cross": cross_reference,
 }
+#: Losses that do not depend on the features' size.
+RELATIVE = ("nearest", "rot")
 #: The Wasserstein loss blurs; a direction of next to nothing is none.
-TOLERANCES = {"wasserstein": 2e-5, "nearest": 1e-6}
+TOLERANCES = {"wasserstein": 2e-5, "nearest": 1e-6, "rot": 1e-6}
 
 
 @every_loss
@@ -304,10 +347,9 @@ def test_degenerate_features_have_finite_losses_and_gradients(name, image):
         assert np.isfinite(value)
         assert value >= 0
         assert np.all(np.isfinite(gradient))
-    # Of the image to itself; less their means, rows of one rank have two directions alone.
-    assert value <= 1e-6 * np.mean(image**2) or (
-        name == "nearest" and np.linalg.matrix_rank(image.reshape(-1, CHANNELS)) == 1
-    )
+    # Of the image to itself. Less their means, rows of one rank have two directions alone.
+    flat = name == "nearest" and np.linalg.matrix_rank(image.reshape(-1, CHANNELS)) == 1
+    assert flat or value <= 1e-6 * (1 if name in RELATIVE else np.mean(image**2))
 
 
 @every_loss
@@ -361,6 +403,45 @@ def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_g
     assert places != [rows.index(tuple(c)) for c in nearest.columns((IMAGE,), None, jax.random.key(1))]
     guided = nearest.columns((jnp.float32(IMAGE),), (jnp.float32(HALF),), KEY)
     assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("count", [7, 5000])
+def test_positions_are_drawn_by_their_weights(count):
+    starts = hypercolumns.offsets(KEY, count)
+    found = np.bincount(np.asarray(hypercolumns.drawn((5, 6), jnp.asarray(GUIDE), starts)), minlength=30)
+    expected = min(count, 30) * weighted(IMAGE, GUIDE)[1]
+    assert found.sum() == min(count, 30)
+    assert np.all(np.abs(found - expected) < 2)
+
+
+def test_hypercolumns_are_averages_and_interpolations_at_the_middle_layers_positions():
+    small, fine, coarse = RNG.normal(size=(3, 2, 1)), RNG.normal(size=(7, 4, 2)), RNG.normal(size=(1, 1, 4))
+    found = hypercolumns.hypercolumns([jnp.float32(each) for each in (fine, small, coarse)])
+    np.testing.assert_allclose(found[..., :2], fine[:6].reshape(3, 2, 2, 2, 2).mean((1, 3)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found[..., 2:3], small, rtol=1e-5)
+    np.testing.assert_allclose(found[..., 3:], np.broadcast_to(coarse / 4, (3, 2, 4)), rtol=1e-5)
+
+
+def test_a_mixture_has_the_moments_of_all_its_pictures_by_their_shares():
+    loss = STYLE_LOSSES["rot"]
+    targets = [
+        (loss.summarize(jnp.float32(each), None, KEY), share)
+        for each, share in ((IMAGE, 0.25), (STYLE, 0.75))
+    ]
+    found = loss.blend(targets)
+    rows = [
+        np.concatenate([x / CHANNELS, x[:, :3] / 255], 1) for x in (weighted(IMAGE)[0], weighted(STYLE)[0])
+    ]
+    weights = np.concatenate([np.full(30, 0.25 / 30), np.full(28, 0.75 / 28)])
+    np.testing.assert_allclose(found.weights, weights, rtol=1e-5)
+    np.testing.assert_allclose(found.mean, weights @ np.concatenate(rows), rtol=1e-5)
+    covariance = np.cov(np.concatenate(rows).T, aweights=weights, ddof=0)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-4, atol=1e-7)
+
+
+def test_neighbours_are_pairs_of_layers_in_the_networks_order():
+    assert cross.neighbours(["b", "a", "c"]) == [("a", "b"), ("b", "c")]
+    assert cross.neighbours(["a"]) == [("a",)]
 
 
 def test_patches_outside_the_styles_guide_are_not_matched():

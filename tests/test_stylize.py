@@ -261,7 +261,12 @@ BAD = {
     "a clip that SciPy cannot": (["--clip", "--optimizer=scipy-lbfgs"], "scipy-lbfgs"),
     "scales of the study's loss": (["--loss=ivanov2017", "--scales=2"], "--scales"),
     "a style loss that the study had not": (["--loss=ivanov2017", "--style_loss=mrf"], "--style_loss"),
+    "a content loss that the study had not": (
+        ["--loss=ivanov2017", "--content_loss=self_similarity"],
+        "--content_loss",
+    ),
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
+    "strips of similarities": (["--content_loss=self_similarity", "--strips=2"], "--strips=2"),
     "a coarsest size that is too small": (["--scales=14"], "16 pixels"),
     "a number that is none": (["--checkpoint_seconds=nan"], "checkpoint_seconds"),
     "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),

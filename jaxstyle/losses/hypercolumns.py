@@ -30,13 +30,14 @@ def hypercolumns(maps: Sequence[Features]) -> Features:
 
     Larger maps are averaged over what a position stands for, so that every pixel has a part in some column; smaller
     ones are interpolated. Without the division the deep layers, which have more channels, were all of the cosine:
-    Kolkin et al. 2022, "Neural Neighbor Style Transfer", section 3.2.
+    Kolkin et al. 2022, "Neural Neighbor Style Transfer".
     """
     shape = middle(maps).shape[:2]
-    return jnp.concatenate([_resized(each, shape) / each.shape[-1] for each in maps], -1)
+    return jnp.concatenate([resized(each, shape) / each.shape[-1] for each in maps], -1)
 
 
-def _resized(maps: Features, shape: tuple[int, int]) -> Features:
+def resized(maps: Features, shape: tuple[int, int]) -> Features:
+    """Maps of a size or larger averaged, and smaller ones interpolated, to that size."""
     while maps.shape[0] >= 2 * shape[0] and maps.shape[1] >= 2 * shape[1]:
         maps = average_pool(maps)
     return maps if maps.shape[:2] == shape else jax.image.resize(maps, (*shape, maps.shape[-1]), "linear")

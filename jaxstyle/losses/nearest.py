@@ -34,7 +34,8 @@ def join_columns(targets: Sequence[tuple[Columns, float]]) -> Columns:
 def replace(target: Columns, photo: Sequence[Features], guides: Sequence[Guide] | None) -> Features:
     """The photo's hypercolumns, each replaced by the style's of the largest cosine, both less their means.
 
-    Kolkin et al. 2022, "Neural Neighbor Style Transfer", section 3.3.
+    Kolkin et al. 2022, "Neural Neighbor Style Transfer". From its second size on their program matches a mixture of
+    photo and image; here the photo alone decides, so that a problem does not depend on how far a run has come.
     """
     found = hypercolumns.hypercolumns(photo)
     if guides is None:
@@ -53,7 +54,7 @@ def replace(target: Columns, photo: Sequence[Features], guides: Sequence[Guide] 
 def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Features) -> Scalar:
     """Mean over positions of one minus the cosine of the image's hypercolumn and its target.
 
-    Kolkin et al. 2022, equation 3. The targets stay while the image changes, so it has a minimum that any optimizer
+    Kolkin et al. 2022. The targets stay while the image changes, so it has a minimum that any optimizer
     may look for.
     """
     found = hypercolumns.directions(hypercolumns.hypercolumns(maps))

@@ -1,6 +1,6 @@
 """The style losses by name."""
 
-from jaxstyle.losses import gram, mrf, nearest, sliced, wasserstein
+from jaxstyle.losses import cross, gram, mrf, nearest, rot, sliced, wasserstein
 
 STYLE_LOSSES = {
     "gram": gram.STYLE_LOSS,
@@ -8,4 +8,6 @@ STYLE_LOSSES = {
     "sliced": sliced.STYLE_LOSS,
     "mrf": mrf.STYLE_LOSS,
     "nearest": nearest.STYLE_LOSS,
+    "rot": rot.STYLE_LOSS,
+    "cross": cross.STYLE_LOSS,
 }
