@@ -24,7 +24,7 @@ from jaxstyle.runs.clocks import Pace
 from . import launch
 from .cache import Cache, signature
 from .settings import Settings, record
-from .task import Task
+from .task import Task, pose
 
 
 class Compiled(NamedTuple):
@@ -219,12 +219,8 @@ def complete(
 ) -> bool:
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
     given = dataclasses.replace(posed.settings, optimizer=optimizer)
-    text = record(given)
     with workdir.claimed(directory):
-        if workdir.begin(directory, text, conduct.overwrite, inputs=posed.facts) in (
-            "finished",
-            "diverged",
-        ):
+        if _begin(posed, given, directory, conduct.overwrite) in _ENDED:
             return False
         with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
 
@@ -239,16 +235,42 @@ def complete(
                 parse_optimizer(given),
                 cache,
                 directory,
-                text,
+                record(given),
                 on_compiled=lambda _: bar.reset(),
                 report=show,
                 checkpoint_seconds=conduct.checkpoint_seconds,
                 tensorboard=conduct.tensorboard,
             )
-    step, evaluations, seconds, total = result.rows[-1, :4]
-    print(
-        f"{directory.name}: {result.status}, loss {result.rows[0, 3]:.6g} -> {total:.6g} "
-        f"in {step:.0f} steps, {evaluations:.0f} evaluations, {seconds:.1f} s",
-        flush=True,
-    )
+    print(told(directory.name, result.status, result.rows), flush=True)
     return True
+
+
+def job(
+    posed: Task, optimizer: str, directory: pathlib.Path, conduct: launch.Conduct
+) -> Callable[[], None] | None:
+    """What completes one arm in another process, or None if it has ended. The arm is begun."""
+    given = dataclasses.replace(posed.settings, optimizer=optimizer)
+    with workdir.claimed(directory):
+        ended = _begin(posed, given, directory, conduct.overwrite) in _ENDED
+    return None if ended else functools.partial(_work, given, directory, conduct._replace(overwrite=False))
+
+
+def _work(given: Settings, directory: pathlib.Path, conduct: launch.Conduct) -> None:
+    cache = Cache()
+    complete(pose(given, cache), given.optimizer, directory, cache, conduct)
+
+
+_ENDED = ("finished", "diverged")
+
+
+def _begin(posed: Task, given: Settings, directory: pathlib.Path, overwrite: bool) -> str:
+    return workdir.begin(directory, record(given), overwrite, inputs=posed.facts)
+
+
+def told(name: str, status: str, rows: np.ndarray) -> str:
+    """The line that says how an arm ended."""
+    step, evaluations, seconds, total = rows[-1, :4]
+    return (
+        f"{name}: {status}, loss {rows[0, 3]:.6g} -> {total:.6g} "
+        f"in {step:.0f} steps, {evaluations:.0f} evaluations, {seconds:.1f} s"
+    )

@@ -25,7 +25,7 @@ from jaxstyle.lab import claims, records, report
 from jaxstyle.runs import workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, inputs, launch, prefix, settings, task
+from . import arm, cluster, inputs, launch, prefix, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -65,8 +65,10 @@ _PREFIX_OF = flags.DEFINE_multi_string(
     "far as --steps and not run again, if they kept the picture of that step (--save_every).",
 )
 _WORKDIR = launch.define_workdir("compare-PHOTO-STYLE")
+_LAUNCHER, _JOBS, _SBATCH = cluster.define_flags()
 
 flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cluster)
 
 #: Flags that may differ when a comparison goes on: arms, pairs and seeds are added, claims judged anew.
 CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against", "prefix_of")
@@ -165,11 +167,19 @@ def refresh(comparison: Comparison) -> None:
     report.write(directory, arms, verdicts, comparison.record)
 
 
-def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> None:
+def compare(
+    comparison: Comparison, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None
+) -> None:
     """Runs what has not ended, in a directory that is claimed, and writes the report after each arm."""
-    directory = comparison.directory
+    directory, jobs = comparison.directory, {}
     workdir.begin(directory, comparison.record, conduct.overwrite, changeable=CHANGEABLE)
     refresh(comparison)
+
+    def ended(name: str) -> None:
+        found = records.read_arm(directory / "arms" / name, name)
+        print(arm.told(name, found.status, found.rows), flush=True)
+        refresh(comparison)
+
     try:
         for suffix, given in comparison.plan:
             posed = task.pose(given, cache)
@@ -177,9 +187,15 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
                 own = directory / "arms" / (label + suffix)
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):
                     print(f"{own.name}: the first {posed.settings.steps} steps of a longer arm")
+                elif launcher:
+                    jobs[own.name] = arm.job(posed, text, own, conduct)
+                    continue
                 elif not arm.complete(posed, text, own, cache, conduct):
                     continue
                 refresh(comparison)
+        waiting = {name: job for name, job in jobs.items() if job}
+        if launcher and (failure := cluster.run(launcher, directory, waiting, ended)):
+            raise UserError(failure)
     except Interrupted:
         refresh(comparison)
         raise
@@ -187,8 +203,11 @@ def compare(comparison: Comparison, cache: Cache, conduct: launch.Conduct) -> No
 
 def main() -> None:
     base, where, texts = settings.read(), _WORKDIR.value, _OPTIMIZER.value
-    prefixes = tuple(_PREFIX_OF.value or ())
-    pairs, seeds, experiment, against = _PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
+    pairs, seeds, experiment, against, prefixes = (
+        *(_PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value),
+        tuple(_PREFIX_OF.value or ()),
+    )
     if settings.given("content") or settings.given("style"):
         pairs = None
     conduct, cache = launch.conduct(), Cache()
@@ -211,7 +230,7 @@ def main() -> None:
     directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
     with workdir.claimed(directory):
         asked = Comparison(directory, found, specs, experiment, against, prefixes, record)
-        compare(asked, cache, conduct)
+        compare(asked, cache, conduct, launcher)
     print(f"report: {directory / 'report.html'}")
 
 

@@ -11,17 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import memory
+from jaxstyle.runs import memory, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
 
 from . import arm, task
+from .cache import Cache
+from .settings import Settings
 
 #: What a step of a lane records; NaN after it diverged.
 COLUMNS = ("step", "evaluations", "total", "content", "style", "tv")
@@ -114,7 +117,8 @@ def run(
     values = hyperparameters(spec, posed.settings.seed, padded)
     checkpoints = Checkpoints(directory)
     structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
-    with interruptible() as signals:
+    directory.mkdir(parents=True, exist_ok=True)
+    with workdir.locked(directory), interruptible() as signals:
         state, rows = checkpoints.restore(lambda step: structure) or begin(posed, lanes, values)
         step, pace = int(state.step[0]), Pace(checkpoint_seconds)
         while step < steps and not np.all(state.diverged):
@@ -134,6 +138,85 @@ def run(
         if signals:
             raise Interrupted(signals[0])
     return rows
+
+
+def sweep(
+    posed: task.Task,
+    spec: catalogue.Spec,
+    rates: Sequence[float],
+    chunk: int | None,
+    stem: pathlib.Path,
+    checkpoint_seconds: float,
+) -> Rows:
+    """The rows of all rates, from where they stopped.
+
+    Args:
+      posed: the problem.
+      spec: the optimizer.
+      rates: of the lanes, sorted.
+      chunk: how many are in one program; if None, as many as half of the memory holds.
+      stem: folder and beginning of the name of each chunk's folder.
+      checkpoint_seconds: see `run`.
+    """
+    if (rows := read(stem, rates)) is not None:
+        return rows
+    chunks, found = math.ceil(len(rates) / min(chunk or len(rates), len(rates))), []
+    ready = compile_(posed, spec, math.ceil(len(rates) / chunks), fewer=chunk is None)
+    for some in (rates[i : i + ready.count] for i in range(0, len(rates), ready.count)):
+        folder = part(stem, some)
+        with tqdm(total=posed.settings.steps, unit="step", desc=folder.name, disable=None) as bar:
+
+            def show(step: int, rows: np.ndarray, bar: tqdm = bar) -> None:
+                if bar.n == 0:
+                    bar.initial = step - 1  # earlier steps say nothing of the time left
+                bar.set_postfix_str(f"lowest loss {np.nanmin(rows[:, 2], initial=np.inf):.6g}", refresh=False)
+                bar.update(step - bar.n)
+
+            found.append(run(posed, spec, ready, some, folder, show, checkpoint_seconds))
+    return np.concatenate(found, 1)
+
+
+def part(stem: pathlib.Path, rates: Sequence[float]) -> pathlib.Path:
+    """The folder of a chunk, named by its rates in full: two may agree in many digits."""
+    return stem.with_name(f"{stem.name}-{rates[0]}-{rates[-1]}")
+
+
+def read(stem: pathlib.Path, rates: Sequence[float]) -> Rows | None:
+    """The rows of all rates, if all have run, in chunks of any size."""
+    found, begin = [], 0
+    while begin < len(rates):
+        ends = range(begin + 1, len(rates) + 1)
+        paths = {end: part(stem, rates[begin:end]) / "rows.npy" for end in ends}
+        begin = max((end for end, path in paths.items() if path.exists()), default=0)
+        if not begin:
+            return None
+        found.append(np.load(paths[begin]))
+    return np.concatenate(found, 1)
+
+
+def work(
+    given: Settings,
+    spec: catalogue.Spec,
+    rates: Sequence[float],
+    chunk: int | None,
+    stem: pathlib.Path,
+    checkpoint_seconds: float,
+) -> None:
+    """`sweep` in a process of its own."""
+    sweep(task.pose(given, Cache()), spec, rates, chunk, stem, checkpoint_seconds)
+
+
+def work_at_once(
+    given: Settings,
+    spec: catalogue.Spec,
+    rates: Sequence[float],
+    folder: pathlib.Path,
+    checkpoint_seconds: float,
+) -> None:
+    """`run` with all rates in one program, in a process of its own."""
+    posed = task.pose(given, Cache())
+    ready = compile_(posed, spec, len(rates), fewer=False)
+    run(posed, spec, ready, rates, folder, lambda step, rows: None, checkpoint_seconds)
 
 
 def begin(

@@ -49,6 +49,9 @@ flags.adopt_module_key_flags(settings)
 _PATHS = ("workdir", "output", "compilation_cache")
 
 
+#: The variables as this process was given them, with which others are started.
+ENVIRONMENT = dict(os.environ)
+
 #: Where a run goes that is given no --workdir.
 RUNS = pathlib.Path("runs")
 
@@ -64,6 +67,22 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
 def define_folder() -> flags.FlagHolder[str]:
     """The flag of a command that makes and shows many runs, in a folder."""
     return flags.DEFINE_string("workdir", str(RUNS), "Folder of the runs that the command shows and makes.")
+
+
+class Runtime(NamedTuple):
+    """What a process sets up before JAX starts: see the flags of these names. No `compilation_cache` is empty."""
+
+    deterministic: bool
+    compilation_cache: str
+
+
+def runtime() -> Runtime:
+    """The flags of this process."""
+    folder = COMPILATION_CACHE.value
+    if folder is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
+    return Runtime(flags.FLAGS["deterministic"].value, folder)
 
 
 class Conduct(NamedTuple):
@@ -165,9 +184,8 @@ def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    _end_on_signals()
-    memory.use_one_arena()
-    _set_up_jax()
+    end_on_signals()
+    set_up(runtime())
     try:
         main()
     except UserError as error:
@@ -177,7 +195,7 @@ def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
         sys.exit(interruption.exit_status)
 
 
-def _end_on_signals() -> None:
+def end_on_signals() -> None:
     """Has SIGINT and SIGTERM end the process at once, with status 130 or 143, and without a traceback.
 
     Python's own handlers would wait until XLA has compiled. Nothing is lost: where a run has something to
@@ -198,15 +216,13 @@ def _end_on_signals() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _set_up_jax() -> None:
+def set_up(given: Runtime) -> None:
+    """Prepares this process for JAX, which has not started yet."""
     import jax
 
-    if flags.FLAGS["deterministic"].value:
+    memory.use_one_arena()
+    if given.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    folder = COMPILATION_CACHE.value
-    if folder is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
+    if given.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", given.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

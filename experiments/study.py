@@ -20,7 +20,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, lanes, launch, settings, task, yardstick
+from . import arm, cluster, lanes, launch, settings, task, yardstick
 from .cache import Cache, signature
 from .settings import Settings
 
@@ -90,8 +90,10 @@ _CURVES = flags.DEFINE_multi_string(
     "curves", None, "curves.npz of studies that ran; their page is made anew and nothing is run; repeatable."
 )
 _WORKDIR = launch.define_workdir("study")
+_LAUNCHER, _JOBS, _SBATCH = cluster.define_flags()
 
 flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cluster)
 
 #: Flags of a run that a study decides, and by what.
 OWN = {"content": PICTURES, "style": PICTURES, "steps": "--budgets", "init": "--problem", "loss": "--problem"}
@@ -195,49 +197,73 @@ def pose(name: str, given: Settings, cache: Cache) -> task.Task:
     return cache.get(("study", name, given), lambda: task.pose(changed, cache))
 
 
-def tune(plan: Plan, problem: str, contestant: Contestant, cache: Cache, every: float) -> list[study.Tuning]:
-    """What the rates around the best come to on all tuning pairs; what has run is read.
+class Trial(NamedTuple):
+    """Rates of one optimizer that are tried on a tuning pair for so many steps, in their folder."""
 
-    The same for every optimizer: all rates on the first pair up to the smallest budget, and then `NEAR` of them,
-    those around the best, on every pair up to the largest.
-    """
-    (first, given), *_ = plan.tuning.items()
-    rows = run_lanes(plan, problem, contestant, plan.rates, min(plan.budgets), first, given, cache, every)
+    problem: str
+    contestant: Contestant
+    rates: Sequence[float]
+    steps: int
+    pair: str
+    given: Settings
+    folder: pathlib.Path
+
+
+def _trial(
+    plan: Plan, problem: str, contestant: Contestant, rates: Sequence[float], steps: int, pair: str
+) -> Trial:
+    name = safe(f"{problem}-{records.label(contestant.text)}-{pair}-{rates[0]:g}-{rates[-1]:g}-{steps}")
+    folder = plan.directory / "parts" / name
+    return Trial(problem, contestant, rates, steps, pair, plan.tuning[pair], folder)
+
+
+def widely(plan: Plan, problem: str, contestant: Contestant) -> Trial:
+    """All rates on the first pair up to the smallest budget."""
+    return _trial(plan, problem, contestant, plan.rates, min(plan.budgets), next(iter(plan.tuning)))
+
+
+def nearly(plan: Plan, problem: str, contestant: Contestant, rows: lanes.Rows) -> list[Trial]:
+    """`NEAR` rates, those around the best of the rows of all, on every pair up to the largest budget."""
     ends = [_best(lane, min(plan.budgets)) for lane in rows.swapaxes(0, 1)]
     begin = min(max(int(np.argmin(ends)) - NEAR // 2, 0), max(len(ends) - NEAR, 0))
-    rates, found = plan.rates[begin : begin + NEAR], []
-    for pair, given in plan.tuning.items():
-        rows = run_lanes(plan, problem, contestant, rates, max(plan.budgets), pair, given, cache, every)
-        for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
+    rates = plan.rates[begin : begin + NEAR]
+    return [_trial(plan, problem, contestant, rates, max(plan.budgets), pair) for pair in plan.tuning]
+
+
+def tune(
+    plan: Plan, problem: str, contestant: Contestant, run: Callable[[Trial], lanes.Rows]
+) -> list[study.Tuning]:
+    """What the rates around the best come to on all tuning pairs, the same for every optimizer."""
+    found = []
+    for trial in nearly(plan, problem, contestant, run(widely(plan, problem, contestant))):
+        for rate, lane in zip(trial.rates, run(trial).swapaxes(0, 1), strict=True):
             best = {budget: _best(lane, budget) for budget in plan.budgets}
-            found.append(study.Tuning(problem, contestant.text, pair, rate, best))
+            found.append(study.Tuning(problem, contestant.text, trial.pair, rate, best))
     return found
 
 
-def run_lanes(
-    plan: Plan,
-    problem: str,
-    contestant: Contestant,
-    rates: Sequence[float],
-    steps: int,
-    pair: str,
-    given: Settings,
-    cache: Cache,
-    every: float,
-) -> lanes.Rows:
-    """The rows of some rates on a tuning pair, from where they stopped."""
-    spec = contestant.spec
-    name = safe(f"{problem}-{records.label(contestant.text)}-{pair}-{rates[0]:g}-{rates[-1]:g}-{steps}")
-    folder = plan.directory / "parts" / name
-    if (folder / "rows.npy").exists():
-        return np.load(folder / "rows.npy")
-    posed = pose(problem, given, cache)
+def ran(trial: Trial) -> bool:
+    """Whether a trial has ended."""
+    return (trial.folder / "rows.npy").exists()
+
+
+def read_trial(trial: Trial) -> lanes.Rows:
+    """The rows of a trial that has ended."""
+    return np.load(trial.folder / "rows.npy")
+
+
+def run_trial(trial: Trial, cache: Cache, every: float) -> lanes.Rows:
+    """The rows of a trial, from where it stopped."""
+    spec, rates, steps = trial.contestant.spec, trial.rates, trial.steps
+    if ran(trial):
+        return read_trial(trial)
+    posed = pose(trial.problem, trial.given, cache)
     posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=steps))
     shapes = signature((posed.problem(0), posed.start))
     key = "lanes", posed.form, spec.name, spec.static, *spec.traced, len(rates), shapes
     ready = cache.get(key, lambda: lanes.compile_(posed, spec, len(rates), fewer=False))
-    with tqdm(total=steps, unit="step", desc=name, disable=None) as bar:
-        return lanes.run(posed, spec, ready, rates, folder, functools.partial(advance, bar), every)
+    with tqdm(total=steps, unit="step", desc=trial.folder.name, disable=None) as bar:
+        return lanes.run(posed, spec, ready, rates, trial.folder, functools.partial(advance, bar), every)
 
 
 def advance(bar: tqdm, step: int, _: np.ndarray) -> None:
@@ -322,24 +348,90 @@ class Bench:
             files.write_atomically(self.plan.directory / "measured.json", text.encode())
 
 
-def run(plan: Plan, cache: Cache, conduct: launch.Conduct) -> study.Study:
+def run(plan: Plan, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None) -> study.Study:
     """Tunes and runs all that has not ended, in a directory that is claimed and begun."""
     bench, by = Bench(plan), cache.get("yardstick", yardstick.load)
+    failure = None
     try:
-        for problem, contestants in plan.contestants.items():
-            for contestant in contestants:
-                if contestant.tuned:
-                    bench.tunings += tune(plan, problem, contestant, cache, conduct.checkpoint_seconds)
-                mine = entries(plan, problem, contestant, bench.tunings)
-                bench.entries += mine
-                for entry in mine:
-                    posed = pose(problem, entry.given, cache)
-                    arm.complete(posed, entry.optimizer, entry.folder, cache, conduct)
-                    bench.measure(entry, by, cache)
+        if launcher:
+            failure = run_as_jobs(bench, by, cache, conduct, launcher)
+        else:
+            run_here(bench, by, cache, conduct)
     except Interrupted:
         study_report.write(plan.directory, bench.study(), plan.record)
         raise
+    if failure:
+        study_report.write(plan.directory, bench.study(), plan.record)
+        raise UserError(failure)
     return bench.study()
+
+
+def run_here(bench: Bench, by: yardstick.Yardstick, cache: Cache, conduct: launch.Conduct) -> None:
+    """Tunes and runs one contestant after the other."""
+    plan = bench.plan
+    for problem, contestants in plan.contestants.items():
+        for contestant in contestants:
+            if contestant.tuned:
+                trial = functools.partial(run_trial, cache=cache, every=conduct.checkpoint_seconds)
+                bench.tunings += tune(plan, problem, contestant, trial)
+            mine = entries(plan, problem, contestant, bench.tunings)
+            bench.entries += mine
+            for entry in mine:
+                posed = pose(problem, entry.given, cache)
+                arm.complete(posed, entry.optimizer, entry.folder, cache, conduct)
+                bench.measure(entry, by, cache)
+
+
+def _job(trial: Trial, conduct: launch.Conduct) -> Callable[[], None]:
+    given = dataclasses.replace(trial.given, steps=trial.steps, **PROBLEMS[trial.problem])
+    spec, every = trial.contestant.spec, conduct.checkpoint_seconds
+    return functools.partial(lanes.work_at_once, given, spec, trial.rates, trial.folder, every)
+
+
+def run_as_jobs(
+    bench: Bench, by: yardstick.Yardstick, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher
+) -> str | None:
+    """Tunes all contestants and then runs all; what to tell if something failed, which holds up its contestant."""
+    plan, failures = bench.plan, []
+
+    def attempt(trials: Sequence[Trial]) -> None:
+        jobs = {trial.folder.name: _job(trial, conduct) for trial in trials if not ran(trial)}
+        failures.append(cluster.run(launcher, plan.directory, jobs, lambda name: print(f"{name}: ended")))
+
+    each = [(problem, one) for problem, contestants in plan.contestants.items() for one in contestants]
+    wide = [widely(plan, *one) for one in each if one[1].tuned]
+    attempt(wide)
+    near = {
+        (trial.problem, trial.contestant.text): nearly(
+            plan, trial.problem, trial.contestant, read_trial(trial)
+        )
+        for trial in wide
+        if ran(trial)
+    }
+    attempt([trial for trials in near.values() for trial in trials])
+    for problem, contestant in each:
+        trials = near.get((problem, contestant.text), [])
+        if contestant.tuned and not (trials and all(map(ran, trials))):
+            continue
+        if contestant.tuned:
+            bench.tunings += tune(plan, problem, contestant, read_trial)
+        bench.entries += entries(plan, problem, contestant, bench.tunings)
+    by_name = {entry.folder.name: entry for entry in bench.entries}
+    jobs = {
+        name: arm.job(pose(entry.problem, entry.given, cache), entry.optimizer, entry.folder, conduct)
+        for name, entry in by_name.items()
+    }
+
+    def ended(name: str) -> None:
+        found = records.read_arm(by_name[name].folder, name)
+        print(arm.told(name, found.status, found.rows), flush=True)
+        bench.measure(by_name[name], by, cache)
+
+    for name in [name for name, job in jobs.items() if job is None]:
+        del jobs[name]
+        bench.measure(by_name[name], by, cache)  # of before
+    failures.append(cluster.run(launcher, plan.directory, jobs, ended))
+    return "; ".join(filter(None, failures)) or None
 
 
 def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Plan:
@@ -392,6 +484,7 @@ def read_curves(paths: Sequence[str]) -> study.Study:
 
 def main() -> None:
     base, where, paths = settings.read(), _WORKDIR.value, _CURVES.value
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
     above = {
         "optimizer": tuple(_OPTIMIZER.value),
         "problem": tuple(_PROBLEM.value),
@@ -404,6 +497,8 @@ def main() -> None:
         if settings.given(name):
             raise UserError(f"--{name}: a study has its own, by {instead}")
     conduct, cache = launch.conduct(), Cache()
+    if paths and launcher:
+        raise UserError("--launcher: with --curves nothing is run; leave it out")
     if paths:
         found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")
         with workdir.claimed(directory):
@@ -415,7 +510,7 @@ def main() -> None:
             workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE)
             manifest = journal.environment()
             journal.write_manifest(directory, manifest | {"status": "running"})
-            study_report.write(directory, run(plan, cache, conduct), plan.record)
+            study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
             journal.write_manifest(directory, manifest | {"status": "finished"})
     print(f"report: {directory / 'report.html'}")
 

@@ -8,15 +8,14 @@ Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for e
 
 import csv
 import dataclasses
+import functools
 import io
-import math
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from jaxstyle import files
 from jaxstyle.errors import UserError
@@ -24,7 +23,7 @@ from jaxstyle.lab import figures, records, tensorboard
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
 
-from . import arm, inputs, lanes, launch, settings, task
+from . import arm, cluster, inputs, lanes, launch, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -41,8 +40,10 @@ _CHUNK = flags.DEFINE_integer(
     lower_bound=1,
 )
 _WORKDIR = launch.define_workdir("sweep-PHOTO-STYLE")
+_LAUNCHER, _JOBS, _SBATCH = cluster.define_flags()
 
 flags.adopt_module_key_flags(launch)
+flags.adopt_module_key_flags(cluster)
 
 
 def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
@@ -61,35 +62,6 @@ def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
             f"--optimizer={text}: leave out learning_rate; the rates are those of --learning_rates"
         )
     return catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
-
-
-class Sweep(NamedTuple):
-    """What the flags ask for: optimizers by label, at all rates, `chunk` of them in one program."""
-
-    directory: pathlib.Path
-    optimizers: dict[str, catalogue.Spec]
-    rates: list[float]
-    chunk: int | None
-
-
-def sweep(asked: Sweep, posed: task.Task, label: str, checkpoint_seconds: float) -> lanes.Rows:
-    """The rows of all rates of one optimizer, chunk by chunk in one program."""
-    rates, spec, found = asked.rates, asked.optimizers[label], []
-    chunks = math.ceil(len(rates) / min(asked.chunk or len(rates), len(rates)))
-    ready = lanes.compile_(posed, spec, math.ceil(len(rates) / chunks), fewer=asked.chunk is None)
-    for chunk in (rates[i : i + ready.count] for i in range(0, len(rates), ready.count)):
-        name = f"{label}-{chunk[0]}-{chunk[-1]}"  # in full: two rates may agree in many digits
-        with tqdm(total=posed.settings.steps, unit="step", desc=name, disable=None) as bar:
-
-            def show(step: int, rows: np.ndarray, bar: tqdm = bar) -> None:
-                if bar.n == 0:
-                    bar.initial = step - 1  # earlier steps say nothing of the time left
-                bar.set_postfix_str(f"lowest loss {np.nanmin(rows[:, 2], initial=np.inf):.6g}", refresh=False)
-                bar.update(step - bar.n)
-
-            part = asked.directory / "parts" / name
-            found.append(lanes.run(posed, spec, ready, chunk, part, show, checkpoint_seconds))
-    return np.concatenate(found, 1)
 
 
 def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -152,10 +124,52 @@ def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
     return now | ({"resumed": changes} if changes else {})
 
 
+def run(
+    directory: pathlib.Path,
+    posed: task.Task,
+    specs: Mapping[str, catalogue.Spec],
+    rates: list[float],
+    chunk: int | None,
+    conduct: launch.Conduct,
+    launcher: cluster.Launcher | None,
+) -> None:
+    """Runs what has not ended, in a directory that is claimed and begun, and writes what it comes to.
+
+    Raises:
+      UserError: jobs failed; what the others come to is written.
+    """
+    # Of each optimizer: its rates, how many in one program, where, and how often they are kept.
+    every = conduct.checkpoint_seconds
+    ways = {label: (rates, chunk, directory / "parts" / label, every) for label in specs}
+    failure = None
+    if launcher:
+        jobs = {
+            label: functools.partial(lanes.work, posed.settings, spec, *ways[label])
+            for label, spec in specs.items()
+            if lanes.read(directory / "parts" / label, rates) is None
+        }
+        failure = cluster.run(launcher, directory, jobs, lambda label: print(f"{label}: ended", flush=True))
+    found: list[records.Rate] = []
+    steps: list[list] = []
+    for label, spec in specs.items():
+        if failure and lanes.read(directory / "parts" / label, rates) is None:
+            continue
+        rows = lanes.sweep(posed, spec, *ways[label])
+        found += table(label, rates, rows)
+        if conduct.tensorboard:
+            write_events(directory / "tensorboard", label, spec, posed.settings.seed, rates, rows)
+        steps += curves(label, rates, rows)
+        write(directory, found, steps)
+        print(records.describe_best([rate for rate in found if rate.label == label]))
+    if failure:
+        raise UserError(failure)
+
+
 def main() -> None:
     given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), lanes.parse_rates(_LEARNING_RATES.value)
-    record_rates, conduct, cache = ",".join(_LEARNING_RATES.value), launch.conduct(), Cache()
-    where, chunk = _WORKDIR.value, _CHUNK.value
+    record_rates, where, chunk = ",".join(_LEARNING_RATES.value), _WORKDIR.value, _CHUNK.value
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
+    conduct, cache = launch.conduct(), Cache()
     given = dataclasses.replace(given, parametrization=given.parametrization or "pixels")
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
@@ -164,21 +178,11 @@ def main() -> None:
     record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
     name = f"sweep-{inputs.run_name(given)}"
     directory = workdir.find(launch.RUNS, name, record) if where is None else pathlib.Path(where)
-    asked = Sweep(directory, specs, rates, chunk)
-    found: list[records.Rate] = []
-    steps: list[list] = []
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
         manifest = describe(directory, posed)
         journal.write_manifest(directory, manifest | {"status": "running"})
-        for label in specs:
-            rows = sweep(asked, posed, label, conduct.checkpoint_seconds)
-            found += table(label, rates, rows)
-            if conduct.tensorboard:
-                write_events(directory / "tensorboard", label, specs[label], posed.settings.seed, rates, rows)
-            steps += curves(label, rates, rows)
-            write(directory, found, steps)
-            print(records.describe_best([rate for rate in found if rate.label == label]))
+        run(directory, posed, specs, rates, chunk, conduct, launcher)
         journal.write_manifest(directory, manifest | {"status": "finished"})
     print(f"figure: {directory / 'sensitivity.png'}")
 

@@ -53,7 +53,20 @@ def network() -> vgg.Network:
     return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
 
 
+def _python() -> str:
+    """A Python for the jobs that a command starts, in which they are as narrow as the command."""
+    script = pathlib.Path(_cache(), "python")
+    job = "-u -m submitit.core._submit"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in\n"{job} "*) shift 2; exec {sys.executable} -u {__file__} "$@";;\n'
+        f'*) exec {sys.executable} "$@";;\nesac\n'
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
 if __name__ == "__main__":
+    sys.executable = _python()
     weights.load = lambda name: weights.Weights(name, "vgg16", network(), "0" * 64)
     weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]

@@ -621,7 +621,7 @@ def test_without_a_home_no_folder_of_its_name_is_made():
         "import os; from unittest import mock; from experiments import launch; import jax; from absl import flags\n"
         "flags.FLAGS(['x'])\n"
         "with mock.patch.dict(os.environ, clear=True), mock.patch('os.path.expanduser', lambda path: path):\n"
-        "    launch._set_up_jax()\n"
+        "    launch.set_up(launch.runtime())\n"
         "print(jax.config.jax_compilation_cache_dir)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -128,14 +128,14 @@ sys.path.insert(0, "tests")
 import narrow
 from jaxstyle.network import weights
 weights.load = lambda name: weights.Weights(name, "vgg16", narrow.network(), "0" * 64)
-from experiments import launch, sweep
+from experiments import lanes, launch, sweep
 
-class Bar(sweep.tqdm):
+class Bar(lanes.tqdm):
     def update(self, n):
         if n == self.total:
             os.kill(os.getpid(), signal.SIGTERM)
 
-sweep.tqdm = Bar
+lanes.tqdm = Bar
 launch.run(sweep.main)
 """
 

@@ -33,7 +33,7 @@ FILES = (
     *("summary.csv", "pictures.png", "report.html", "claims.json"),
     *("sweep.csv", "curves.csv", "sensitivity.png", "measured.json", "curves.npz", "tables.md"),
 )
-FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "tensorboard")
+FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard")
 LOCK = ".jaxstyle.lock"
 
 
@@ -51,7 +51,7 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
         except ValueError as error:  # a null character in the path
             raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
-    with _told(directory), _locked(directory):
+    with _told(directory), locked(directory):
         yield
 
 
@@ -71,8 +71,12 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(directory: pathlib.Path) -> Iterator[None]:
-    """Holds the lock, whose file says who does; where nobody may write what is locked, it says nothing."""
+def locked(directory: pathlib.Path) -> Iterator[None]:
+    """Holds a directory's lock, whose file says who does; where nobody may write what is locked, it says nothing.
+
+    Raises:
+      UserError: another process holds it.
+    """
     path = directory / LOCK
     lock = filelock.FileLock(path, blocking=False)
     try:
