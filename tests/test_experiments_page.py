@@ -1,0 +1,49 @@
+"""docs/experiments.md: what the study's notebook printed, beside what was measured here."""
+
+import csv
+import json
+import pathlib
+
+import pytest
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """The rows of printed.csv: optimizer, iteration, the printed loss, and those of three seeds."""
+    with open(DOCS / "experiments" / "printed.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        (row["optimizer"], int(row["iteration"]), *(float(row[name]) for name in ("printed", *SEEDS)))
+        for row in rows
+    ]
+
+
+SEEDS = ("seed0", "seed1", "seed2")
+
+
+def test_the_page_shows_the_committed_losses(printed):
+    page = (DOCS / "experiments.md").read_text("utf-8").partition("<!-- printed.csv -->\n")[2]
+    for name in dict.fromkeys(row[0] for row in printed):
+        cells = {
+            iteration: f"{loss / 1e3:.0f}: " + ", ".join(f"{seed / 1e3:.0f}" for seed in sorted(seeds))
+            for optimizer, iteration, loss, *seeds in printed
+            if optimizer == name
+        }
+        row = " | ".join(cells.get(iteration, "") for iteration in (20, 40, 60, 80))
+        assert f"| `{name}` | {row} |\n" in page
+
+
+def test_the_printed_losses_are_the_notebooks(printed, study):
+    published = json.loads((study / "published.json").read_text())["totals_by_iteration"]
+    found = {(name.removesuffix("-tf1gpu"), str(iteration)): loss for name, iteration, loss, *_ in printed}
+    assert found == {(name, key): loss for name, losses in published.items() for key, loss in losses.items()}
+
+
+def test_optimizers_that_do_not_swing_yet_are_at_what_was_printed(printed):
+    for name, iteration, loss, *seeds in printed:
+        if iteration == 20 and name != "gd":
+            assert seeds == pytest.approx([loss] * 3, rel=0.004)
+        if name == "adagrad":
+            assert seeds == pytest.approx([loss] * 3, rel=0.02)
