@@ -4,21 +4,23 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures, start
 from jaxstyle.lab.tensorboard import Events
+from jaxstyle.losses import objective, rows
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, loop, memory, workdir
+from jaxstyle.runs import journal, loop, memory, mesh, workdir
 from jaxstyle.runs.clocks import Pace
 
 from . import launch
@@ -31,7 +33,8 @@ class Compiled(NamedTuple):
     """What one scale of an arm needs, compiled, and the seconds that this took.
 
     `begin` takes the problem, and the start image with the hyperparameters or the last state of the scale before.
-    `memory` is in bytes, for the last scale; it is not known for what runs on the host.
+    `memory` is in bytes of a device, for the last scale; it is not known for what runs on the host. `moves` are those
+    of a state from the host to where it lies, and back; none for what is on the host.
     """
 
     begin: Callable[..., training.TransferState]
@@ -40,6 +43,7 @@ class Compiled(NamedTuple):
     result: Callable[[training.TransferState], jax.Array]
     seconds: float
     memory: int | None
+    moves: Sequence[Callable[[training.TransferState], training.TransferState]] = ()
 
 
 def parse_optimizer(settings: Settings) -> catalogue.Spec:
@@ -62,51 +66,110 @@ def hyperparameters(spec: catalogue.Spec, seed: int) -> dict[str, jax.Array]:
     return values
 
 
-def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache) -> Compiled:
-    """The programs for an optimizer at a scale, compiled once for the same form, statics and shapes.
+class Place(NamedTuple):
+    """Where the programs of a scale run: the mesh, the form of the losses on it, and the problem there."""
+
+    grid: Mesh
+    form: objective.Form
+    problem: objective.Problem
+
+
+def place(task: Task, number: int, grid: Mesh) -> Place:
+    """Where a scale of a task runs on a mesh."""
+    form, problem = lay(task, number, grid)
+    return Place(grid, form, mesh.put(problem, mesh.problems(grid, problem)))
+
+
+def lay(task: Task, number: int, grid: Mesh) -> tuple[objective.Form, objective.Problem]:
+    """The form of the losses and the problem at a scale, laid out for a mesh."""
+    form = task.form._replace(devices=grid.shape["rows"])
+    return form, rows.lay(form, task.problem(number), task.shapes[number])
+
+
+def spread(spec: catalogue.Spec, cache: Cache) -> Sequence[jax.Device]:
+    """The devices that a run of an optimizer is spread over: all, but the first alone where it runs on the host."""
+    return cache.devices[:1] if spec.name in catalogue.ON_HOST else cache.devices
+
+
+def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: Place) -> Compiled:
+    """The programs for an optimizer at a scale, compiled once for the same form, statics, shapes and devices.
 
     Raises:
       UserError: there is not the memory for this scale or the last.
     """
-    static = (task.form, spec.name, spec.static, task.settings.clip, task.settings.keep)
-    program, on_host = training.program(*static), spec.name in catalogue.ON_HOST
-    values, problem, shape = (
-        hyperparameters(spec, task.settings.seed),
-        task.problem(number),
-        task.shapes[number],
-    )
+    static = (here.form, spec.name, spec.static, task.settings.clip, task.settings.keep)
+    values, make = hyperparameters(spec, task.settings.seed), training.program(*static)
+    build = _on_host if spec.name in catalogue.ON_HOST else _on_mesh
+    key = static, task.shapes[number], number > 0, here.grid, signature((here.problem, values))
+    return cache.get(key, lambda: build(make, task, number, here, values))
 
-    def structure(number: int) -> training.TransferState:
-        if on_host:  # whose first call compiles the evaluation; that of a run is then as fast as all others
-            return program.init(task.problem(number), jnp.zeros(task.shapes[number]), values)
+
+def _on_host(
+    program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
+) -> Compiled:
+    """The programs of an optimizer that drives from the host.
+
+    Its first call compiles the evaluation; that of a run is then as fast as all others.
+    """
+    begun, shape = time.perf_counter(), task.shapes[number]
+    structure = program.init(here.problem, jnp.zeros(shape), values)
+    begin = functools.partial(program.grow, shape) if number else program.init
+    seconds = time.perf_counter() - begun
+    return Compiled(begin, structure, program.step, jax.jit(program.result), seconds, memory=None)
+
+
+def _on_mesh(
+    program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
+) -> Compiled:
+    """The programs of an optimizer on the devices of a mesh."""
+    begun, (grid, form, problem), shape = time.perf_counter(), here, task.shapes[number]
+
+    def states(number: int, problem: objective.Problem) -> mesh.States:
         image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
-        return jax.eval_shape(program.init, task.problem(number), image, values)
+        return mesh.states(grid, jax.eval_shape(program.init, problem, image, values))
 
-    if number == 0:
-        begin, before = program.init, (task.start, values)
+    after = states(number, problem)
+    if number:
+        before = states(number - 1, lay(task, number - 1, grid)[1])
+        given, lie = (before.folded(),), (before.shardings,)
+
+        def begin(problem: objective.Problem, state: training.TransferState) -> training.TransferState:
+            return after.fold(program.grow(shape, problem, before.unfold(state)))
     else:
-        begin, before = functools.partial(program.grow, shape), (structure(number - 1),)
+        given = jax.ShapeDtypeStruct(shape, jnp.float32), values
+        lie = mesh.everywhere(grid, given)
 
-    def compile_() -> Compiled:
-        begun = time.perf_counter()
-        if on_host:
-            here, needed = structure(number), None
-            ready = begin, here, program.step
-        else:
-            lowered = convolution.jit(begin).lower(problem, *before)
-            here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
-            step = convolution.jit(program.step, donate_argnums=1).lower(problem, here)
-            ready = lowered.compile(), here, step.compile()
-            # Memory grows with the image: what the last scale will need is known before the first begins.
-            constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
-            # But a strip's window does not grow so; then each scale is checked when it begins.
-            more = np.prod(task.shapes[-1]) / np.prod(shape) if task.form.strips == 1 else 1
-            needed = memory.at_size(memory.required(ready[2]), constant, more)
-            memory.check(needed, memory.available(), *task.shapes[-1][:2], constant)
-            memory.keep_freed(needed)
-        return Compiled(*ready, jax.jit(program.result), time.perf_counter() - begun, needed)
+        def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
+            return after.fold(program.init(problem, *given))
 
-    return cache.get((static, shape, signature((problem, before))), compile_)
+    def step(
+        problem: objective.Problem, state: training.TransferState
+    ) -> tuple[training.TransferState, training.Metrics]:
+        state, metrics = program.step(problem, after.unfold(state))
+        return after.fold(state), metrics
+
+    whole, there = mesh.everywhere(grid, 0), mesh.problems(grid, problem)
+    first = convolution.jit(begin, in_shardings=(there, *lie), out_shardings=after.shardings)
+    first = first.lower(problem, *given)
+    each = convolution.jit(
+        step,
+        in_shardings=(there, after.shardings),
+        out_shardings=(after.shardings, whole),
+        donate_argnums=1,
+    )
+    each = each.lower(problem, after.folded()).compile()
+    result = jax.jit(lambda state: program.result(after.unfold(state)), out_shardings=whole)
+    # Memory grows with the image: what the last scale will need is known before the first begins.
+    constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
+    # But a strip's window does not grow so; then each scale is checked when it begins.
+    more = np.prod(task.shapes[-1]) / np.prod(shape) if form.strips == 1 else 1
+    needed = memory.at_size(memory.required(each), constant, more)
+    memory.check(needed, memory.available(grid.devices.flat), *task.shapes[-1][:2], constant)
+    memory.keep_freed(needed)
+    moves = after.put, after.fetch
+    return Compiled(
+        first.compile(), after.structure, each, result, time.perf_counter() - begun, needed, moves
+    )
 
 
 def run(
@@ -134,20 +197,22 @@ def run(
       checkpoint_seconds: see `loop.execute`.
       tensorboard: whether event files are written, to `tensorboard/`.
     """
-    settings, scales = task.settings, len(task.shapes)
-    manifest = describe(task, spec)
+    settings, scales, grid = task.settings, len(task.shapes), mesh.grid(spread(spec, cache))
+    manifest = describe(task, spec, grid.size)
 
     def load(number: int) -> loop.Programs:
-        ready, problem = compiled(task, spec, number, cache), task.problem(number)
+        here = place(task, number, grid)
+        ready, problem = compiled(task, spec, number, cache, here), here.problem
         manifest["compile_seconds"] += ready.seconds
         on_compiled(ready.seconds)
 
         def begin(state: training.TransferState | None) -> training.TransferState:
             # The step is given its state's buffers to write into, so the start image must be a copy.
             first = jnp.copy(task.start), hyperparameters(spec, settings.seed)
-            return ready.begin(problem, *((state,) if number else first))
+            return ready.begin(problem, *((state,) if number else mesh.put_everywhere(here.grid, first)))
 
-        return loop.Programs(begin, ready.structure, functools.partial(ready.step, problem), ready.result)
+        advance = functools.partial(ready.step, problem)
+        return loop.Programs(begin, ready.structure, advance, ready.result, *ready.moves)
 
     snapshots = directory / "snapshots"
     events = Events(directory / "tensorboard", choices(spec, settings.seed)) if tensorboard else None
@@ -200,10 +265,10 @@ def choices(spec: catalogue.Spec, seed: int) -> dict[str, Any]:
     return {"optimizer": spec.name, **dict(spec.static), **spec.traced, "seed": seed}
 
 
-def describe(task: Task, spec: catalogue.Spec) -> dict[str, Any]:
+def describe(task: Task, spec: catalogue.Spec, devices: int) -> dict[str, Any]:
     """The manifest of a run that begins."""
     return (
-        journal.environment()
+        journal.environment(devices)
         | task.facts
         | {
             "optimizer": {"name": spec.name, **dict(spec.static), **spec.traced},

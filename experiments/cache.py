@@ -12,10 +12,14 @@ from jaxstyle.runs import memory
 
 
 class Cache:
-    """Values by their keys, each made when it is first asked for. A command's main makes one and hands it down."""
+    """Values by their keys, each made when it is first asked for. A command's main makes one and hands it down.
 
-    def __init__(self):
+    `devices` are those that runs are spread over.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
         self._values: dict[Hashable, Any] = {}
+        self.devices = tuple(devices or jax.devices()[:1])
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._values:

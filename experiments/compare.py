@@ -210,7 +210,7 @@ def main() -> None:
     )
     if settings.given("content") or settings.given("style"):
         pairs = None
-    conduct, cache = launch.conduct(), Cache()
+    conduct, cache = launch.conduct(), Cache(launch.devices())
     specs = records.labels(texts)
     # A laboratory is explicit: nothing that suits one arm alone is done without being asked for.
     variables = base.parametrization or "pixels"

@@ -5,19 +5,21 @@ import io
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 from tqdm import tqdm
 
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
+from jaxstyle.losses import objective
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import memory, workdir
+from jaxstyle.runs import memory, mesh, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
@@ -62,9 +64,11 @@ def at_rate(text: str, rate: float) -> str:
 
 
 class Lanes(NamedTuple):
-    """Programs of several learning rates at once."""
+    """Programs of several learning rates at once, where their states lie, and the mesh."""
 
     count: int
+    grid: Mesh
+    states: mesh.States
     init: Callable[..., training.TransferState]
     step: Callable[..., tuple[training.TransferState, training.Metrics]]
 
@@ -76,24 +80,49 @@ def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> 
     return values | {"learning_rate": jnp.float32(rates)}
 
 
-def compile_(posed: task.Task, spec: catalogue.Spec, count: int, *, fewer: bool) -> Lanes:
-    """The programs for `count` rates, or for `fewer` where half of the memory is too little for so many."""
-    program, seed = (
-        training.program(posed.form, spec.name, spec.static, posed.settings.clip),
-        posed.settings.seed,
-    )
-    init = convolution.jit(jax.vmap(program.init, (None, None, 0)))
-    step = convolution.jit(jax.vmap(program.step, (None, 0)), donate_argnums=1)
+def compile_(
+    posed: task.Task, spec: catalogue.Spec, count: int, devices: Sequence[jax.Device], *, fewer: bool
+) -> Lanes:
+    """The programs for `count` rates or some more, or for `fewer` where half of the memory is too little for so many.
+
+    Lanes are spread over the devices, and the rows of their images where there are more devices than lanes.
+    """
     while True:
-        structure = jax.eval_shape(
-            init, posed.problem(0), posed.start, hyperparameters(spec, seed, [1.0] * count)
-        )
-        compiled = step.lower(posed.problem(0), structure).compile()
-        sizes = compiled.memory_analysis()
+        grid = mesh.grid(devices, count)
+        count = -(-count // grid.shape["lanes"]) * grid.shape["lanes"]
+        lanes, sizes = _compiled(posed, spec, count, grid)
         need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        if not fewer or count == 1 or need <= memory.available() / 2:
-            return Lanes(count, init, compiled)
+        if not fewer or count == 1 or need <= memory.available(devices) / 2:
+            return lanes
         count = math.ceil(count / 2)
+
+
+def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) -> tuple[Lanes, Any]:
+    """The programs on a mesh that has the lanes divide, and the memory of a step."""
+    _, form, problem = arm.place(posed, 0, grid)
+    program = training.program(form, spec.name, spec.static, posed.settings.clip)
+    init, step = jax.vmap(program.init, (None, None, 0)), jax.vmap(program.step, (None, 0))
+    values = hyperparameters(spec, posed.settings.seed, [1.0] * count)
+    states = mesh.states(grid, jax.eval_shape(init, problem, posed.start, values), lanes=True)
+    there, whole = mesh.problems(grid, problem), mesh.everywhere(grid, 0)
+
+    def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
+        return states.fold(init(problem, *given))
+
+    def advance(
+        problem: objective.Problem, state: training.TransferState
+    ) -> tuple[training.TransferState, training.Metrics]:
+        state, metrics = step(problem, states.unfold(state))
+        return states.fold(state), metrics
+
+    lie = there, *mesh.everywhere(grid, (posed.start, values))
+    begin = convolution.jit(begin, in_shardings=lie, out_shardings=states.shardings)
+    lie = there, states.shardings
+    advance = convolution.jit(
+        advance, in_shardings=lie, out_shardings=(states.shardings, whole), donate_argnums=1
+    )
+    compiled = advance.lower(problem, states.folded()).compile()
+    return Lanes(count, grid, states, begin, compiled), compiled.memory_analysis()
 
 
 def run(
@@ -115,21 +144,27 @@ def run(
         return np.load(whole)
     padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
     values = hyperparameters(spec, posed.settings.seed, padded)
-    checkpoints = Checkpoints(directory)
-    structure = jax.eval_shape(lanes.init, posed.problem(0), posed.start, values)
+    checkpoints, problem = Checkpoints(directory), arm.place(posed, 0, lanes.grid).problem
+
+    def keep(step: int, state: training.TransferState, rows: Rows) -> None:
+        checkpoints.save(step, lanes.states.fetch(state), rows)
+
     directory.mkdir(parents=True, exist_ok=True)
     with workdir.locked(directory), interruptible() as signals:
-        state, rows = checkpoints.restore(lambda step: structure) or begin(posed, lanes, values)
+        if restored := checkpoints.restore(lambda step: lanes.states.structure):
+            state, rows = lanes.states.put(restored[0]), restored[1]
+        else:
+            state, rows = begin(posed, lanes, problem, values)
         step, pace = int(state.step[0]), Pace(checkpoint_seconds)
         while step < steps and not np.all(state.diverged):
             if signals:
-                checkpoints.save(step, state, rows)
+                keep(step, state, rows)
                 raise Interrupted(signals[0])
-            state, metrics = lanes.step(posed.problem(0), state)
+            state, metrics = lanes.step(problem, state)
             step += 1
             rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
             show(step, rows[step])
-            pace.keep(functools.partial(checkpoints.save, step, state, rows))
+            pace.keep(functools.partial(keep, step, state, rows))
         rows = rows[:, : len(rates)]
         buffer = io.BytesIO()
         np.save(buffer, rows)
@@ -143,6 +178,7 @@ def run(
 def sweep(
     posed: task.Task,
     spec: catalogue.Spec,
+    devices: Sequence[jax.Device],
     rates: Sequence[float],
     chunk: int | None,
     stem: pathlib.Path,
@@ -153,6 +189,7 @@ def sweep(
     Args:
       posed: the problem.
       spec: the optimizer.
+      devices: that the lanes are spread over.
       rates: of the lanes, sorted.
       chunk: how many are in one program; if None, as many as half of the memory holds.
       stem: folder and beginning of the name of each chunk's folder.
@@ -161,7 +198,7 @@ def sweep(
     if (rows := read(stem, rates)) is not None:
         return rows
     chunks, found = math.ceil(len(rates) / min(chunk or len(rates), len(rates))), []
-    ready = compile_(posed, spec, math.ceil(len(rates) / chunks), fewer=chunk is None)
+    ready = compile_(posed, spec, math.ceil(len(rates) / chunks), devices, fewer=chunk is None)
     for some in (rates[i : i + ready.count] for i in range(0, len(rates), ready.count)):
         folder = part(stem, some)
         with tqdm(total=posed.settings.steps, unit="step", desc=folder.name, disable=None) as bar:
@@ -203,7 +240,8 @@ def work(
     checkpoint_seconds: float,
 ) -> None:
     """`sweep` in a process of its own."""
-    sweep(task.pose(given, Cache()), spec, rates, chunk, stem, checkpoint_seconds)
+    cache = Cache()
+    sweep(task.pose(given, cache), spec, cache.devices, rates, chunk, stem, checkpoint_seconds)
 
 
 def work_at_once(
@@ -214,16 +252,17 @@ def work_at_once(
     checkpoint_seconds: float,
 ) -> None:
     """`run` with all rates in one program, in a process of its own."""
-    posed = task.pose(given, Cache())
-    ready = compile_(posed, spec, len(rates), fewer=False)
+    cache = Cache()
+    posed = task.pose(given, cache)
+    ready = compile_(posed, spec, len(rates), cache.devices, fewer=False)
     run(posed, spec, ready, rates, folder, lambda step, rows: None, checkpoint_seconds)
 
 
 def begin(
-    posed: task.Task, lanes: Lanes, values: dict[str, jax.Array]
+    posed: task.Task, lanes: Lanes, problem: objective.Problem, values: dict[str, jax.Array]
 ) -> tuple[training.TransferState, Rows]:
     """The states at the start, and rows of which the first is filled."""
-    state = lanes.init(posed.problem(0), posed.start, values)
+    state = lanes.init(problem, *mesh.put_everywhere(lanes.grid, (jnp.copy(posed.start), values)))
     rows = np.full((posed.settings.steps + 1, lanes.count, len(COLUMNS)), np.nan)
     rows[0] = np.stack(training.metrics(state)[:6], -1)
     return state, rows

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 from absl import app, flags, logging
 
 from jaxstyle.errors import UserError
@@ -38,6 +39,13 @@ TENSORBOARD = flags.DEFINE_bool(
     "as often as checkpoints, hyperparameters (extra tensorboard).",
 )
 flags.register_validator("checkpoint_seconds", math.isfinite, "must be a number")
+DEVICES = flags.DEFINE_integer(
+    "devices",
+    None,
+    "Spread a picture's rows, or the lanes of a sweep, over so many devices; by default all GPUs, or one CPU, which "
+    "is shared by as many as are asked for. What runs on the host, and a job of --launcher, takes one.",
+    lower_bound=1,
+)
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -74,6 +82,7 @@ class Runtime(NamedTuple):
 
     deterministic: bool
     compilation_cache: str
+    devices: int | None
 
 
 def runtime() -> Runtime:
@@ -82,7 +91,7 @@ def runtime() -> Runtime:
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
-    return Runtime(flags.FLAGS["deterministic"].value, folder)
+    return Runtime(flags.FLAGS["deterministic"].value, folder, DEVICES.value)
 
 
 class Conduct(NamedTuple):
@@ -102,6 +111,20 @@ def conduct() -> Conduct:
     if TENSORBOARD.value:
         tensorboard.check()
     return Conduct(OVERWRITE.value, CHECKPOINT_SECONDS.value, TENSORBOARD.value)
+
+
+def devices() -> list[jax.Device]:
+    """The devices that --devices asks for.
+
+    Raises:
+      UserError: there are not as many.
+    """
+    found, count = jax.devices(), DEVICES.value
+    if count is None:
+        count = 1 if found[0].platform == "cpu" else len(found)
+    if count > len(found):
+        raise UserError(f"--devices={count}: there are {len(found)}; take as many or fewer")
+    return found[:count]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -218,11 +241,11 @@ def end_on_signals() -> None:
 
 def set_up(given: Runtime) -> None:
     """Prepares this process for JAX, which has not started yet."""
-    import jax
-
     memory.use_one_arena()
     if given.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    if given.devices and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", given.devices)  # which a GPU does not mind
     if given.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", given.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -261,7 +261,7 @@ def run_trial(trial: Trial, cache: Cache, every: float) -> lanes.Rows:
     posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=steps))
     shapes = signature((posed.problem(0), posed.start))
     key = "lanes", posed.form, spec.name, spec.static, *spec.traced, len(rates), shapes
-    ready = cache.get(key, lambda: lanes.compile_(posed, spec, len(rates), fewer=False))
+    ready = cache.get(key, lambda: lanes.compile_(posed, spec, len(rates), cache.devices, fewer=False))
     with tqdm(total=steps, unit="step", desc=trial.folder.name, disable=None) as bar:
         return lanes.run(posed, spec, ready, rates, trial.folder, functools.partial(advance, bar), every)
 
@@ -496,7 +496,7 @@ def main() -> None:
     for name, instead in OWN.items():
         if settings.given(name):
             raise UserError(f"--{name}: a study has its own, by {instead}")
-    conduct, cache = launch.conduct(), Cache()
+    conduct, cache = launch.conduct(), Cache(launch.devices())
     if paths and launcher:
         raise UserError("--launcher: with --curves nothing is run; leave it out")
     if paths:
@@ -508,7 +508,7 @@ def main() -> None:
         directory = plan.directory
         with workdir.claimed(directory):
             workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE)
-            manifest = journal.environment()
+            manifest = journal.environment(len(cache.devices))
             journal.write_manifest(directory, manifest | {"status": "running"})
             study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
             journal.write_manifest(directory, manifest | {"status": "finished"})

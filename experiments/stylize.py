@@ -21,7 +21,7 @@ from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, loop, memory, workdir
+from jaxstyle.runs import journal, loop, memory, mesh, workdir
 
 from . import arm, inputs, launch, settings, task
 from .cache import Cache
@@ -81,20 +81,23 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     height, width, _ = posed.shapes[last]
     start = jax.image.resize(posed.start, posed.shapes[last], "linear")
     single = posed._replace(shapes=posed.shapes[last:], problem=lambda _: posed.problem(last), start=start)
-    ready, problem = arm.compiled(single, spec, 0, cache), posed.problem(last)
-    state = ready.begin(problem, start, arm.hyperparameters(spec, posed.settings.seed))
+    devices = arm.spread(spec, cache)
+    here = arm.place(single, 0, mesh.grid(devices))
+    ready, problem = arm.compiled(single, spec, 0, cache, here), here.problem
+    first = start, arm.hyperparameters(spec, posed.settings.seed)
+    state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
     before, begun = int(state.evaluations), time.perf_counter()
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = (time.perf_counter() - begun) / max(1, int(state.evaluations) - before)  # none once converged
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
-    free = memory.available() / 2**30
+    free = memory.available(devices) / 2**30
     needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
     print(f"content layers: {', '.join(posed.settings.content_layer)}")
     print(f"style layers: {', '.join(posed.settings.style_layer)}")
-    print(f"memory: {needed} of {free:.1f} GiB that are free")
+    print(f"memory: {needed} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
     print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * (steps / scales + 1)
     print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
@@ -224,7 +227,7 @@ def stylize_all(
 def main() -> None:
     given, where = settings.read(optimizer=_OPTIMIZER.value), _WORKDIR.value
     request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, launch.conduct())
-    cache, directory = Cache(), None if where is None else pathlib.Path(where)
+    cache, directory = Cache(launch.devices()), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)
     if request.output:
         pictures.check_writable(request.output, given.bits)

@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -113,9 +114,9 @@ def write_events(
         tensorboard.write(directory / f"{label}-{rate}", known, np.insert(finite, 2, seconds, axis=1))
 
 
-def describe(directory: pathlib.Path, posed: task.Task) -> dict[str, Any]:
+def describe(directory: pathlib.Path, posed: task.Task, devices: int) -> dict[str, Any]:
     """The manifest of a sweep that begins, or goes on after so many of its parts."""
-    now, before = journal.environment() | posed.facts, journal.find_manifest(directory)
+    now, before = journal.environment(devices) | posed.facts, journal.find_manifest(directory)
     if before is None:
         return now
     differs = journal.differences(journal.decisive(before), journal.decisive(now))
@@ -130,6 +131,7 @@ def run(
     specs: Mapping[str, catalogue.Spec],
     rates: list[float],
     chunk: int | None,
+    devices: Sequence[jax.Device],
     conduct: launch.Conduct,
     launcher: cluster.Launcher | None,
 ) -> None:
@@ -154,7 +156,7 @@ def run(
     for label, spec in specs.items():
         if failure and lanes.read(directory / "parts" / label, rates) is None:
             continue
-        rows = lanes.sweep(posed, spec, *ways[label])
+        rows = lanes.sweep(posed, spec, devices, *ways[label])
         found += table(label, rates, rows)
         if conduct.tensorboard:
             write_events(directory / "tensorboard", label, spec, posed.settings.seed, rates, rows)
@@ -169,7 +171,7 @@ def main() -> None:
     given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), lanes.parse_rates(_LEARNING_RATES.value)
     record_rates, where, chunk = ",".join(_LEARNING_RATES.value), _WORKDIR.value, _CHUNK.value
     launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
-    conduct, cache = launch.conduct(), Cache()
+    conduct, cache = launch.conduct(), Cache(launch.devices())
     given = dataclasses.replace(given, parametrization=given.parametrization or "pixels")
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
@@ -180,9 +182,9 @@ def main() -> None:
     directory = workdir.find(launch.RUNS, name, record) if where is None else pathlib.Path(where)
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
-        manifest = describe(directory, posed)
+        manifest = describe(directory, posed, len(cache.devices))
         journal.write_manifest(directory, manifest | {"status": "running"})
-        run(directory, posed, specs, rates, chunk, conduct, launcher)
+        run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
         journal.write_manifest(directory, manifest | {"status": "finished"})
     print(f"figure: {directory / 'sensitivity.png'}")
 

@@ -29,7 +29,7 @@ GROUPS = {
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "compilation_cache"),
-    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "deterministic"),
+    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "devices", "convolution", "deterministic"),
     "Many runs": ("launcher", "jobs", "sbatch"),
 }
 _GROUP = {name: group for group, names in GROUPS.items() for name in names}

@@ -69,9 +69,9 @@ def differences(directory: pathlib.Path) -> list[str]:
       UserError: the directory has no record of a run, or a damaged one.
     """
     manifest = journal.read_manifest(directory)
-    here = journal.decisive(journal.environment())
+    here = journal.decisive(journal.environment(len(launch.devices())))
     try:
-        there = {name: manifest[name] for name in here}
+        there = {name: (journal.BEFORE | manifest)[name] for name in here}
         given = {
             "pictures": {path: {"sha256": fact["sha256"]} for path, fact in manifest["pictures"].items()},
             "weights": {"sha256": manifest["weights"]["sha256"]},

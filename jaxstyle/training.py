@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxstyle.losses import objective, strips
+from jaxstyle.losses import objective, rows, strips
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.optimizers.base import Iterate, Optimizer, Visit
@@ -226,7 +226,9 @@ def program(
     """
     if clip and name in catalogue.ON_HOST:
         raise ValueError(f"{name} cannot clip its iterates")
-    evaluate = functools.partial(strips.evaluate if form.strips > 1 else objective.evaluate, form)
+    evaluate = objective.evaluate if form.devices == 1 else rows.evaluate
+    evaluate = strips.evaluate if form.strips > 1 else evaluate
+    evaluate = functools.partial(evaluate, form)
     if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
     project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image

@@ -38,7 +38,8 @@ class Form(NamedTuple):
     """The formulas of the losses, and how they are computed in less memory. All of it static.
 
     `content` is a function of features, target and guide, `variation` one of the image: see `losses/terms.py`.
-    `remat` computes feature maps again in place of keeping them; more than one of `strips` is for `strips.evaluate`.
+    `remat` computes feature maps again in place of keeping them; more than one of `strips` is for `strips.evaluate`,
+    more than one of `devices` for `rows.evaluate`.
     """
 
     content: Callable[[Array, Array, Array | None], Scalar]
@@ -46,6 +47,7 @@ class Form(NamedTuple):
     variation: Callable[[Image], Scalar]
     remat: bool = False
     strips: int = 1
+    devices: int = 1
 
 
 GATYS = Form(gatys_content, STYLE_LOSSES["gram"], squared_variation)

@@ -12,6 +12,7 @@ Convolutional Neural Networks", 2016, section 4.1. Their points 0, ±1, ±2, ∞
 halve the rounding error.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,26 +85,31 @@ def prepare(kernel: Float[Array, "3 3 in out"], bias: Float[Array, " out"], meth
     return Filters(jnp.asarray(forward), jnp.asarray(_flip_transformed(forward)), jnp.asarray(bias))
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_relu(
-    maps: Float[Array, "height width in"], filters: Filters
+    maps: Float[Array, "height width in"], filters: Filters, rows: int | None = None
 ) -> Float[Array, "height width out"]:
     """max(0, 3×3 convolution + bias), zero-padded to the same size.
 
-    Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero.
+    Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero. With `rows`
+    the result is 0 after so many.
     """
+    result = jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
     # Without the barrier each reader of the result computes it anew, and what it comes from is kept as well.
-    return lax.optimization_barrier(
-        jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
-    )
+    return lax.optimization_barrier(first_rows(result, rows))
 
 
-def _convolve_relu_forward(maps, filters):
-    result = convolve_relu(maps, filters)
+def first_rows(maps: Maps, rows: int | None) -> Maps:
+    """Maps with 0 after so many rows; None are all."""
+    return maps if rows is None else jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, 0)
+
+
+def _convolve_relu_forward(maps, filters, rows):
+    result = convolve_relu(maps, filters, rows)
     return result, (result, filters.backward)
 
 
-def _convolve_relu_backward(residuals, gradient):
+def _convolve_relu_backward(rows, residuals, gradient):
     result, kernel = residuals
     return _convolve(jnp.where(result > 0, gradient, 0), kernel), None
 

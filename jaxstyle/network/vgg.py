@@ -58,7 +58,8 @@ def layer_names(architecture: str) -> Sequence[str]:
 class PreparedNetwork:
     """A network down to one layer, its convolutions ready to be evaluated many times. A pytree of arrays.
 
-    `pooling` and `padding` are static, see `prepare`.
+    `pooling` and `padding` are static, see `prepare`. An image of more than `rows` rows is one of so many: what is
+    below is not seen, and feature maps are zero there.
     """
 
     filters: Mapping[str, Filters]
@@ -66,6 +67,7 @@ class PreparedNetwork:
     std: Float[Array, "3"]
     pooling: str = struct.field(pytree_node=False)
     padding: str = struct.field(pytree_node=False)
+    rows: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def blocks(self) -> Sequence[Sequence[str]]:
@@ -113,16 +115,17 @@ def layer(
 
     At the beginning of a block but the first, the maps are pooled; an odd last row or column is left out.
     """
-    filters = network.filters[name]
+    filters, rows = network.filters[name], network.rows and network.rows >> halvings(name)
     if name == "block1_conv1":
         maps = (maps - network.mean[None, None]) / network.std[None, None]
         if network.padding == "edge":
-            return convolution.convolve_relu(jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), "edge"), filters)[
-                1:-1, 1:-1
-            ]
+            if rows is not None:  # what is below continues the edge too
+                maps = jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, maps[rows - 1 : rows])
+            around = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), "edge")
+            return convolution.convolve_relu(around, filters, rows and rows + 1)[1:-1, 1:-1]
     elif name.endswith("_conv1"):
         maps = convolution.POOLING[network.pooling](maps)
-    return convolution.convolve_relu(maps, filters)
+    return convolution.convolve_relu(convolution.first_rows(maps, rows), filters, rows)
 
 
 def features(

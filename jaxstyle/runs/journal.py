@@ -23,7 +23,10 @@ COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
 #: Of `environment`, what decides a result to the bit.
-DECISIVE = ("versions", "backend", "device", "cpu", "cores", "settings", "code_sha256")
+DECISIVE = ("versions", "backend", "device", "devices", "cpu", "cores", "settings", "code_sha256")
+
+#: What older manifests do not say.
+BEFORE = {"devices": 1}
 
 #: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
 _SETTINGS = {
@@ -81,7 +84,7 @@ def find_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
-def environment() -> dict[str, Any]:
+def environment(devices: int = 1) -> dict[str, Any]:
     """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
     return {
@@ -89,6 +92,7 @@ def environment() -> dict[str, Any]:
         | {name: metadata.version(name) for name in PACKAGES},
         "backend": device.platform,
         "device": device.device_kind,
+        "devices": devices,
         "cpu": _cpu_model(),
         "cores": cores(),
         "settings": _SETTINGS,
@@ -104,7 +108,7 @@ def cores() -> int:
 
 def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Of a manifest's environment, what decides bits: the hash of the code does, its commit adds nothing."""
-    return {name: manifest.get(name) for name in DECISIVE}
+    return {name: manifest.get(name, BEFORE.get(name)) for name in DECISIVE}
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxstyle import training
@@ -34,15 +33,18 @@ class Programs(NamedTuple):
 
     Attributes:
       begin: from the last state of the stage before, or None, the state to begin with.
-      structure: a state of the same structure, shapes and dtypes, abstract or not.
+      structure: a state of the same structure, shapes and dtypes, abstract or not, as it is on the host.
       advance: one step.
       result: the image [height, width, 3] that a state has made.
+      put, fetch: a state from the host to where those of the stage lie, and back.
     """
 
     begin: Callable[[training.TransferState | None], training.TransferState]
     structure: training.TransferState
     advance: Callable[[training.TransferState], tuple[training.TransferState, training.Metrics]]
     result: Callable[[training.TransferState], jax.Array]
+    put: Callable[[training.TransferState], training.TransferState] = lambda state: state
+    fetch: Callable[[training.TransferState], training.TransferState] = lambda state: state
 
 
 class Stage(NamedTuple):
@@ -165,7 +167,7 @@ class Walk(NamedTuple):
     def begin(self, number: int, state: training.TransferState | None) -> training.TransferState:
         """The state that a stage begins with, from the last of the stage before."""
         if state is not None:
-            self._stop_if_asked(state)
+            self._stop_if_asked(number - 1, state)
         programs = self.stages.programs(number)
         state = self.stopwatch.call(programs.begin, state)
         if number == 0:
@@ -178,24 +180,27 @@ class Walk(NamedTuple):
         while self.log.step < last and not state.diverged and not state.converged:
             # The state that a later stage begins with has the step of the stage before, and is not kept as that.
             if self.stages.of(self.log.step) == number:
-                self._stop_if_asked(state)
+                self._stop_if_asked(number, state)
             state, _ = self.stopwatch.call(programs.advance, state)
             if not state.diverged:
                 self._tell(programs, state)
-                self.pace.keep(functools.partial(self.log.keep, "running", state))
+                self.pace.keep(functools.partial(self._keep, "running", number, state))
         if state.converged and not state.diverged:
             # The iterate will not change any more at this size: neither will its losses.
             self.log.repeat(last)
-            state = state._replace(step=jnp.int32(last))
+            state = state._replace(step=state.step + (last - int(state.step)))
         return state
 
     def _tell(self, programs: Programs, state: training.TransferState) -> None:
         self.report(self.log.add(state, self.stopwatch.seconds))
         self.watch(self.log.step, lambda: np.asarray(programs.result(state)))
 
-    def _stop_if_asked(self, state: training.TransferState) -> None:
+    def _keep(self, status: str, number: int, state: training.TransferState) -> None:
+        self.log.keep(status, self.stages.programs(number).fetch(state))
+
+    def _stop_if_asked(self, number: int, state: training.TransferState) -> None:
         if self.signals:
-            self.log.keep("interrupted", state)
+            self._keep("interrupted", number, state)
             raise Interrupted(self.signals[0])
 
 
@@ -227,7 +232,11 @@ def execute(
     log, compiled = Log(directory, manifest, stages[-1].last), Stages(stages)
     state, seconds = log.restore(lambda step: compiled.programs(compiled.of(step)).structure)
     first = compiled.of(log.step)
-    compiled.programs(first)  # a signal that comes while XLA compiles ends the process: nothing is lost
+    programs = compiled.programs(
+        first
+    )  # a signal that comes while XLA compiles ends the process: nothing is lost
+    if state is not None:
+        state = programs.put(state)
     with interruptible() as signals:
         walk = Walk(compiled, log, Stopwatch(seconds), Pace(checkpoint_seconds), signals, report, watch)
         for number in range(first, len(stages)):

@@ -5,7 +5,7 @@ import ctypes
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 
@@ -23,14 +23,16 @@ def required(compiled: jax.stages.Compiled) -> int:
     )
 
 
-def available() -> int:
-    """Bytes that this process may still take on the device that JAX runs on, its own buffers there included."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        statistics = device.memory_stats()
-        return statistics["bytes_limit"]
+def available(devices: Iterable[jax.Device] | None = None) -> int:
+    """Bytes that this process may still take on each of some devices, its own buffers there included.
+
+    Those of a CPU share one memory. By default the device that JAX runs on.
+    """
+    devices = [device for device in devices or jax.devices()[:1] if device in jax.local_devices()]
+    if devices[0].platform != "cpu":
+        return min(device.memory_stats()["bytes_limit"] for device in devices)
     in_use = sum(array.nbytes for array in jax.live_arrays())
-    return min(_free_on_host(), default=sys.maxsize) + in_use
+    return (min(_free_on_host(), default=sys.maxsize) + in_use) // len(devices)
 
 
 #: The files of a control group's limit, of what it uses and of what that is, and the names of its page cache there:
