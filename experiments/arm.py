@@ -75,7 +75,16 @@ class Place(NamedTuple):
 
 
 def place(task: Task, number: int, grid: Mesh) -> Place:
-    """Where a scale of a task runs on a mesh."""
+    """Where a scale of a task runs on a mesh.
+
+    Raises:
+      UserError: rows are to go in strips as well.
+    """
+    if task.form.strips > 1 and grid.shape["rows"] > 1:
+        raise UserError(
+            f"--strips={task.form.strips}: a picture that is spread over {grid.shape['rows']} devices has none; take "
+            "--devices=1, or no strips"
+        )
     form, problem = lay(task, number, grid)
     return Place(grid, form, mesh.put(problem, mesh.problems(grid, problem)))
 
