@@ -366,17 +366,18 @@ def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, styli
         assert np.abs(np.asarray(before, int) - np.asarray(after, int)).mean() < 4
 
 
-def test_masks_say_where_a_style_goes(folder, stylize):
-    for name, box in (("left", (0, 0, 32, 48)), ("right", (32, 0, 64, 48))):
+@pytest.mark.parametrize(("name", "kept"), [("wasserstein", "squares"), ("nearest", "self_similarity")])
+def test_masks_say_where_a_style_goes(name, kept, folder, stylize):
+    for side, box in (("left", (0, 0, 32, 48)), ("right", (32, 0, 64, 48))):
         mask = Image.new("L", (64, 48))
         mask.paste(255, box)
-        mask.save(folder / f"{name}.png")
-    style, workdir = folder / "style.png", folder / "masked"
+        mask.save(folder / f"{side}.png")
+    style, workdir = folder / "style.png", folder / f"masked {name}"
     status, _, errors = stylize(
         *(f"--style={style}", f"--content_mask={folder}/left.png", f"--content_mask={folder}/right.png"),
         *(f"--content_weight_mask={folder}/left.png", "--style_mask=", f"--style_mask={folder}/right.png"),
-        *("--style_loss=wasserstein", "--pooling=average", "--style_scale=0.8", "--init=style_statistics"),
-        *("--steps=3", f"--workdir={workdir}"),
+        *(f"--style_loss={name}", "--pooling=average", "--style_scale=0.8", "--init=style_statistics"),
+        *(f"--content_loss={kept}", "--steps=3", f"--workdir={workdir}"),
     )
     assert status == 0, errors
     named = manifest(workdir)["pictures"]
@@ -386,7 +387,7 @@ def test_masks_say_where_a_style_goes(folder, stylize):
         "left.png",
         "right.png",
     }
-    again = folder / "masked again"
+    again = folder / f"masked {name} again"
     assert stylize(f"--flagfile={workdir / 'run.flags'}", f"--workdir={again}")[0] == 0
     assert results(again) == results(workdir)
 

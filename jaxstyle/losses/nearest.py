@@ -32,7 +32,7 @@ def join_columns(targets: Sequence[tuple[Columns, float]]) -> Columns:
 
 
 def replace(target: Columns, photo: Sequence[Features], guides: Sequence[Guide] | None) -> Features:
-    """The photo's hypercolumns, each replaced by the style's of the largest cosine, both less their means.
+    """The direction of the style's column that is nearest to each of the photo's: by cosines less the means.
 
     Kolkin et al. 2022, "Neural Neighbor Style Transfer". From its second size on their program matches a mixture of
     photo and image; here the photo alone decides, so that a problem does not depend on how far a run has come.
@@ -48,7 +48,7 @@ def replace(target: Columns, photo: Sequence[Features], guides: Sequence[Guide] 
         return jnp.argmax(keys @ (column - mean))
 
     matches = jax.lax.map(match, hypercolumns.rows(found), batch_size=_BLOCK)
-    return target[matches].reshape(found.shape)
+    return hypercolumns.directions(target)[matches].reshape(found.shape)
 
 
 def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Features) -> Scalar:
@@ -58,7 +58,7 @@ def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Fe
     may look for.
     """
     found = hypercolumns.directions(hypercolumns.hypercolumns(maps))
-    losses = 0.5 * jnp.sum((found - hypercolumns.directions(target)) ** 2, -1)
+    losses = 0.5 * jnp.sum((found - target) ** 2, -1)
     if guides is None:
         return jnp.mean(losses)
     return jnp.sum(position_weights(hypercolumns.middle(guides)) * losses)
