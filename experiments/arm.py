@@ -23,7 +23,7 @@ from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, workdir
 from jaxstyle.runs.clocks import Pace
 
-from . import launch
+from . import launch, regions
 from .cache import Cache, signature
 from .settings import Settings, record
 from .task import Task, pose
@@ -208,6 +208,7 @@ def run(
     """
     settings, scales, grid = task.settings, len(task.shapes), mesh.grid(spread(spec, cache))
     manifest = describe(task, spec, grid.size)
+    regions.write(task.masks, directory)
 
     def load(number: int) -> loop.Programs:
         here = place(task, number, grid)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
@@ -22,6 +22,12 @@ MAX_WEIGHT = 1e25
 
 Image = Float[np.ndarray, "height width 3"]
 Mask = Float[np.ndarray, "height width"]
+
+#: Of each region its mask in the photo and that in the style picture, of any sizes; 255 is inside.
+Regions = Sequence[tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height' width'"]]]
+
+#: Pillow's filter by which masks are brought to a size.
+MASK_FILTER = "bilinear"
 
 #: Longer side in pixels of the smallest size that a run begins with by default.
 SMALLEST = 180
@@ -191,8 +197,8 @@ def run_name(settings: Settings) -> str:
     return "-".join(pathlib.PurePath(path.removeprefix("sample:")).stem for path in paths)
 
 
-def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
-    """The pictures of a run at one size.
+def read_pictures(settings: Settings, size: pictures.Size, regions: Regions = ()) -> Pictures:
+    """The pictures of a run at one size, with the regions that were found in them, see `read_styles`.
 
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
@@ -200,7 +206,7 @@ def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
     photo = pictures.read(settings.content, size, settings.resize, smallest=pictures.MIN_SIDE)
     sources = [Source("content", settings.content, photo.shape)]
     styles = []
-    for style, found in read_styles(settings, photo, scaled(size, settings.style_scale)):
+    for style, found in read_styles(settings, photo, scaled(size, settings.style_scale), regions):
         styles.append(style)
         sources += found
     mask = read_mask("content_weight_mask", settings.content_weight_mask, photo.shape)
@@ -211,9 +217,11 @@ def read_pictures(settings: Settings, size: pictures.Size) -> Pictures:
 
 
 def read_styles(
-    settings: Settings, photo: Image, size: pictures.Size
+    settings: Settings, photo: Image, size: pictures.Size, regions: Regions = ()
 ) -> Iterator[tuple[objective.Style, list[Source]]]:
     """Each style picture, brought to a size, with its share and its masks; and what was read for it.
+
+    With `regions` the one style picture comes once for each, as if their masks were given as files.
 
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
@@ -230,7 +238,12 @@ def read_styles(
             found.append(read_mask(flag, mask, shape))
             if mask:
                 sources.append(Source(flag, mask, shape[:2]))
-        yield objective.Style(preserve.prepare_style(picture, photo), share, *found), sources
+        prepared = preserve.prepare_style(picture, photo)
+        for pair in regions:
+            found = [_brought(*each) for each in zip(pair, (photo.shape, picture.shape), strict=True)]
+            yield objective.Style(prepared, share, *found), sources
+        if not regions:
+            yield objective.Style(prepared, share, *found), sources
 
 
 def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -256,16 +269,24 @@ def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
     """
     if not path:
         return None
-    height, width, _ = shape
-    found = (
-        pictures.read(path, (width, height), "bilinear", smallest=pictures.MIN_SIDE).mean(
-            -1, dtype=np.float32
-        )
-        / 255
-    )
+    found = _mask(pictures.read(path, _size(shape), MASK_FILTER, smallest=pictures.MIN_SIDE))
     if not found.any():
         raise UserError(f"--{flag}={path}: is black all over; what is white counts")
     return found
+
+
+def _brought(mask: UInt8[np.ndarray, "height width"], shape: Sequence[int]) -> Mask:
+    """As `read_mask` of a file that has this mask."""
+    return _mask(pictures.resized(np.repeat(mask[..., None], 3, 2), _size(shape), MASK_FILTER))
+
+
+def _size(shape: Sequence[int]) -> tuple[int, int]:
+    height, width, _ = shape
+    return width, height
+
+
+def _mask(picture: Image) -> Mask:
+    return picture.mean(-1, dtype=np.float32) / 255
 
 
 def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Source]]:

@@ -151,6 +151,13 @@ class Settings:
         None,
         "Picture whose white is the region of a style picture that its style is taken from; one for each --style.",
     )
+    regions: int | None = _count(
+        None,
+        "Find so many regions that the photo and the style picture have in common, sky with sky, and paint each "
+        "after its own. Their masks go to regions/ in --workdir, to be edited and given back. By default none.",
+        lower_bound=2,
+        upper_bound=16,
+    )
     content_weight_mask: str | None = _path(
         None, "Picture whose white is where the photo is kept; the weight of the content loss goes there."
     )

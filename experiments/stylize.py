@@ -95,6 +95,8 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     free = memory.available(devices) / 2**30
     needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
+    if posed.masks:
+        print(f"regions: {posed.masks}")
     print(f"content layers: {', '.join(posed.settings.content_layer)}")
     print(f"style layers: {', '.join(posed.settings.style_layer)}")
     print(f"memory: {needed} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))

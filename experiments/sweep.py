@@ -24,7 +24,7 @@ from jaxstyle.lab import figures, records, tensorboard
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
 
-from . import arm, cluster, inputs, lanes, launch, settings, task
+from . import arm, cluster, inputs, lanes, launch, regions, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -183,6 +183,7 @@ def main() -> None:
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
         manifest = describe(directory, posed, len(cache.devices))
+        regions.write(posed.masks, directory)
         journal.write_manifest(directory, manifest | {"status": "running"})
         run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
         journal.write_manifest(directory, manifest | {"status": "finished"})

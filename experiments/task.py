@@ -16,7 +16,7 @@ from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs import memory
 
-from . import inputs
+from . import inputs, regions
 from .cache import Cache, signature
 from .settings import Settings
 
@@ -32,6 +32,7 @@ class Task(NamedTuple):
       start: the start image, of the first shape.
       finish: what `preserve_color` does to a result, of any of the shapes.
       facts: for the manifest.
+      masks: of the regions that were found in the pictures, if the settings ask for some.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     start: jax.Array
     finish: Callable[[np.ndarray], np.ndarray]
     facts: dict[str, Any]
+    masks: regions.Found | None = None
 
 
 def load(settings: Settings, cache: Cache) -> weights.Weights:
@@ -135,7 +137,8 @@ def pose(settings: Settings, cache: Cache) -> Task:
     recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)
     check_memory(settings, tuple(network.network.convolutions), deepest)
-    given = [inputs.read_pictures(settings, size) for size in inputs.sizes(settings)]
+    found = regions.find(settings, network.network, cache)
+    given = [inputs.read_pictures(settings, size, regions.pairs(found)) for size in inputs.sizes(settings)]
     for each in given:
         check_sides(settings, each, deepest)
     begin, begun_from = inputs.read_start(settings, given[0])
@@ -162,6 +165,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
             "weights": {"name": settings.weights, "sha256": network.sha256},
             "seed": settings.seed,
         },
+        masks=found,
     )
 
 

@@ -12,8 +12,8 @@ GROUPS = {
     ),
     "Of this command": (),
     "Pictures": (
-        *("resize", "content_mask", "style_mask", "content_weight_mask", "bits", "quality", "save_every"),
-        "seed",
+        *("resize", "content_mask", "style_mask", "regions", "content_weight_mask", "bits", "quality"),
+        *("save_every", "seed"),
     ),
     "Style": (
         *(

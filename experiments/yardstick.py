@@ -13,7 +13,7 @@ from jaxstyle.losses import objective
 from jaxstyle.network import vgg, weights
 from jaxstyle.quality import palette, photo, style
 
-from . import inputs
+from . import inputs, regions, task
 from .cache import Cache
 from .settings import Settings
 
@@ -57,7 +57,8 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
         raise UserError(
             f"{str(path)!r}: has {width}x{height} pixels; each side must have {smallest} or more to be measured"
         )
-    for each, (source, *_) in inputs.read_styles(given, content, size):
+    found = regions.pairs(regions.find(given, task.load(given, cache).network, cache))
+    for each, (source, *_) in inputs.read_styles(given, content, size, found):
         if min(source.shape[:2]) < smallest:
             raise UserError(
                 f"{str(path)!r}: at its size {source.path} has {source.shape[1]}x{source.shape[0]} pixels; "

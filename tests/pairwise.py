@@ -49,6 +49,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "preserve_color": ("none", "luminance", "histogram", "linear"),
     "content_mask": (None, "@/left.png"),
     "style_mask": (None, "@/top.png"),
+    "regions": (None, "2", "3"),
     "content_weight_mask": (None, "@/left.png"),
     "init": ("content", "noise", "style_statistics", "ivanov2017", "@/style.png"),
     "steps": ("1", "3", "4"),
@@ -86,6 +87,8 @@ REFUSED = (
     lambda f: f.get("strips") == "3" and f.get("style_loss", "gram") != "gram",
     lambda f: f.get("strips") == "3" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
+    lambda f: f.get("regions") and " " in f.get("style", ""),
+    lambda f: f.get("regions") and (f.get("content_mask") or f.get("style_mask")),
 )
 
 

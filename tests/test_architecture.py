@@ -15,7 +15,7 @@ FLOORS = (
 
 #: Modules that do nothing but compute.
 PURE = (
-    *("network/convolution.py", "network/vgg.py", "images/color.py", "images/start.py"),
+    *("network/convolution.py", "network/vgg.py", "images/color.py", "images/regions.py", "images/start.py"),
     *("losses/*.py", "optimizers/*.py", "quality/*.py", "training.py"),
 )
 EFFECTS = {

@@ -113,6 +113,14 @@ def read(
     return np.asarray(image, np.float32)
 
 
+def resized(
+    pixels: UInt8[np.ndarray, "height width 3"], size: Size, resize: str
+) -> Float[np.ndarray, "height width 3"]:
+    """What `read` would give of a file that has these pixels."""
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize(fit(size, *image.size), FILTERS[resize]), np.float32)
+
+
 def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of the bytes of a picture's file; of a drawn sample, of its 8-bit pixels.
 

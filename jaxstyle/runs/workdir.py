@@ -4,6 +4,7 @@
     DIR/manifest.json   versions, devices, inputs by SHA-256, shapes, compile seconds, status
     DIR/metrics.csv     a row for each iterate
     DIR/image.png       the result, and beside that of one photo DIR/losses.png, its loss by step
+    DIR/regions/        masks of the regions that were found, if asked for
     DIR/snapshots/      the picture every so many steps, if asked for, and DIR/animation.webp of them
     DIR/checkpoints/    what resuming needs
     DIR/.jaxstyle.lock  while a process writes there
@@ -32,8 +33,9 @@ FILES = (
     *("manifest.json", "metrics.csv", "image.png", "losses.png", "animation.webp"),
     *("summary.csv", "pictures.png", "report.html", "claims.json"),
     *("sweep.csv", "curves.csv", "sensitivity.png", "measured.json", "curves.npz", "tables.md"),
+    "plane.png",
 )
-FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard")
+FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard", "regions")
 LOCK = ".jaxstyle.lock"
 
 
