@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 from tqdm import tqdm
 
 from jaxstyle.errors import UserError
-from jaxstyle.runs import journal
+from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.signals import Interrupted, interruptible
 
 from . import launch
@@ -39,8 +39,10 @@ REQUEUES, YEAR = 1000, 365 * 24 * 60
 #: How the variables begin that tell a job of itself.
 _OF_A_JOB = ("SLURM_", "SUBMITIT_")
 
-#: Seconds between two looks at jobs, and between two questions to SLURM.
-LOOK, ASK = 0.2, 20.0
+#: Seconds between two looks at jobs, between two questions to SLURM, and between two at a folder that is held.
+LOOK, ASK, WAIT = 0.2, 20.0, 1.0
+
+Result = TypeVar("Result")
 
 
 class Launcher(NamedTuple):
@@ -127,7 +129,7 @@ class Job(NamedTuple):
         launch.set_up(self.runtime)
         while True:
             try:
-                self.function()
+                patiently(self.function)
             except UserError as error:
                 return " ".join(str(error).split())
             except Interrupted as interruption:
@@ -144,6 +146,19 @@ class Job(NamedTuple):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def patiently(function: Callable[[], Result]) -> Result:
+    """What a function returns when no other process holds its folder: a job of an earlier parent, or of another."""
+    told = False
+    while True:
+        try:
+            return function()
+        except workdir.HeldError as held:
+            if not told:
+                print(f"waiting: {held}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(WAIT)
 
 
 def run(

@@ -9,6 +9,7 @@ depends on what is compared later: optimizers, pairs and seeds may be added, and
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -188,7 +189,7 @@ def compare(
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):
                     print(f"{own.name}: the first {posed.settings.steps} steps of a longer arm")
                 elif launcher:
-                    jobs[own.name] = arm.job(posed, text, own, conduct)
+                    jobs[own.name] = cluster.patiently(functools.partial(arm.job, posed, text, own, conduct))
                     continue
                 elif not arm.complete(posed, text, own, cache, conduct):
                     continue

@@ -417,10 +417,11 @@ def run_as_jobs(
             bench.tunings += tune(plan, problem, contestant, read_trial)
         bench.entries += entries(plan, problem, contestant, bench.tunings)
     by_name = {entry.folder.name: entry for entry in bench.entries}
-    jobs = {
-        name: arm.job(pose(entry.problem, entry.given, cache), entry.optimizer, entry.folder, conduct)
-        for name, entry in by_name.items()
-    }
+    jobs = {}
+    for name, entry in by_name.items():
+        posed = pose(entry.problem, entry.given, cache)
+        begin = functools.partial(arm.job, posed, entry.optimizer, entry.folder, conduct)
+        jobs[name] = cluster.patiently(begin)
 
     def ended(name: str) -> None:
         found = records.read_arm(by_name[name].folder, name)

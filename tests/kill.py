@@ -3,7 +3,8 @@
     python tests/kill.py --kills=20
 
 The full form, on VGG16: as many kills for each optimizer of `stylize`, for three scales and for a folder of two
-photos, and thrice as many for `compare`, which has all three optimizers as arms; a JSON line each.
+photos, and thrice as many for `compare`, which has all three optimizers as arms, and for `compare` whose arms are
+jobs: these are killed with it, or not; a JSON line each.
 `tests/test_kill.py` is the short form.
 """
 
@@ -100,20 +101,24 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
     """
     rng = random.Random(seed)
 
+    folder.mkdir(exist_ok=True)
+    said = folder / "errors.txt"  # no pipe, which jobs that outlive their parent would hold open
+
     def start(workdir: pathlib.Path) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with said.open("w") as errors:
+            return subprocess.Popen(
+                [*command, f"--workdir={workdir}"],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
 
     def end(process: subprocess.Popen) -> None:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        assert "Traceback" not in errors, errors
+        process.wait()
+        assert process.returncode == 0, said.read_text()
+        assert "Traceback" not in said.read_text(), said.read_text()
 
     end(start(folder / "compiling"))
     begun = time.monotonic()
@@ -135,14 +140,13 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
             if kills % 2:
                 await_checkpoint(process, workdir)
             try:
-                _, errors = process.communicate(
-                    timeout=rng.uniform(0, ended - (first if kills % 2 else begun))
-                )
-                assert process.returncode == 0, errors
+                process.wait(rng.uniform(0, ended - (first if kills % 2 else begun)))
+                assert process.returncode == 0, said.read_text()
                 finished = True
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+                # With all that it has started, or alone, so that this goes on.
+                (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
+                process.wait()
                 kills -= 1
                 what = moment(workdir)
                 counts[what] = counts.get(what, 0) + 1
@@ -174,6 +178,7 @@ def main() -> None:
             ("stylize", ["--scales=3"], one),
             ("stylize", [f"--content={batch}", "--steps=15"], one),
             ("compare", all_three, 3 * one),
+            ("compare", [*all_three, "--launcher=local"], 3 * one),
         ]
         for number, (command, own, kills) in enumerate(plans):
             flags, workdir = (*shared, *own), folder / f"{number}"

@@ -126,9 +126,9 @@ def take(way: list[str], job: str, arm: pathlib.Path) -> None:
     tell(f"$ {' '.join([*way, job])}")
     subprocess.run([*way, job], check=True)
     until(lambda: log.read_text().count("Starting with") == 2, f"{job}, begun again")
-    written = arm / "manifest.json"
-    begun = time.time()
-    until(lambda: written.stat().st_mtime > begun, f"{arm.name}, gone on")
+    written, begun = arm / "manifest.json", time.time()
+    # It says 0 until the state is there.
+    until(lambda: written.stat().st_mtime > begun and steps(arm) > 0, f"{arm.name}, gone on")
     tell(f"{arm.name}: had a checkpoint of step {before}; runs again, from step {steps(arm)}")
     assert steps(arm) >= before > 0
 
@@ -139,7 +139,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, slurm(folder := pathlib.Path(name)):
         tell(ask("sinfo", "--format=%P %a %D %T %c"))
         flags = [
-            *("--size=64", "--steps=1000", "--checkpoint_seconds=1"),
+            *("--size=64", "--steps=600", "--checkpoint_seconds=1"),
             *(f"--optimizer={optimizer}" for optimizer in ARMS),
             *make_pictures(folder),
         ]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -164,6 +165,26 @@ def test_a_job_of_slurms_that_is_taken_from_its_node_begins_again_and_one_that_i
     assert executor.submit(job).result() is None
     first, second, third = (tmp_path / "calls").read_text().split()
     assert first != second == third
+
+
+def test_a_folder_that_another_process_holds_is_waited_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "WAIT", 0.5)
+    code = f"""
+import pathlib, time
+from jaxstyle.runs import workdir
+with workdir.claimed(pathlib.Path({str(tmp_path)!r})):
+    print(flush=True)
+    time.sleep(1)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        other.stdout.readline()
+
+        def claim():
+            with workdir.claimed(tmp_path):
+                return "mine"
+
+        assert cluster.patiently(claim) == "mine"
+    assert capsys.readouterr().err.count(f"process {other.pid}") == 1
 
 
 def test_a_mistake_is_what_a_job_returns_and_anything_else_a_failure(monkeypatch):

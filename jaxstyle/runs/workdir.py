@@ -39,6 +39,10 @@ FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard", "
 LOCK = ".jaxstyle.lock"
 
 
+class HeldError(UserError):
+    """Another process holds the directory."""
+
+
 @contextlib.contextmanager
 def claimed(directory: pathlib.Path) -> Iterator[None]:
     """Holds the directory for this process; a lock dies with its process, however that ends.
@@ -46,7 +50,7 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
     What fails in the directory while it is held is told in one line.
 
     Raises:
-      UserError: the directory cannot be made or written, its disk is full, or another process holds it.
+      UserError: the directory cannot be made or written, its disk is full, or (`HeldError`) another process holds it.
     """
     with _told(directory):
         try:
@@ -77,7 +81,7 @@ def locked(directory: pathlib.Path) -> Iterator[None]:
     """Holds a directory's lock, whose file says who does; where nobody may write what is locked, it says nothing.
 
     Raises:
-      UserError: another process holds it.
+      HeldError: another process does.
     """
     path = directory / LOCK
     lock = filelock.FileLock(path, blocking=False)
@@ -87,7 +91,7 @@ def locked(directory: pathlib.Path) -> Iterator[None]:
         holder = ""
         with contextlib.suppress(OSError):
             holder = path.read_text("utf-8", "replace")
-        raise UserError(
+        raise HeldError(
             f"--workdir={directory}: {holder or 'another process'} is writing there; wait for it or choose another"
         ) from None
     try:
