@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 from absl import flags
 from tqdm import tqdm
 
@@ -95,6 +96,11 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
         raise UserError(f"--launcher={place}: submitit needs a Unix; leave the flag out")
     if importlib.util.find_spec("submitit") is None:
         raise UserError(f"--launcher={place}: needs submitit; pip install 'jaxstyle[cluster]' brings it")
+    runtime = launch.runtime()
+    if (runtime.devices or 1) > 1:
+        raise UserError(
+            f"--devices={runtime.devices}: a job of --launcher takes one; leave one of the two out"
+        )
     if place == "local":
         if sbatch:
             raise UserError(
@@ -102,6 +108,11 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
             )
         if (jobs or 1) > journal.cores():
             raise UserError(f"--jobs={jobs}: this process has {journal.cores()} cores, and a job needs one")
+        if jax.default_backend() != "cpu":
+            raise UserError(
+                f"--launcher=local: its jobs run on CPU cores, and JAX takes the {jax.default_backend()} here; leave "
+                "it out, or put JAX_PLATFORMS=cpu in front of the command"
+            )
     elif not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError("--launcher=slurm: no sbatch and srun on PATH; run where SLURM is, or take local")
     options = {}
@@ -112,7 +123,7 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
         if name in ("array", "output", "error", "open-mode", "signal"):
             raise UserError(f"--sbatch={text}: {name} is decided by the launcher; leave it out")
         options[name] = value
-    return Launcher(place, jobs, options, launch.runtime())
+    return Launcher(place, jobs, options, runtime)
 
 
 class Job(NamedTuple):
@@ -310,11 +321,11 @@ class _Local:
 
     def stop(self, jobs: Sequence[Any]) -> None:
         """Has jobs write a checkpoint and end, and waits for that."""
-        for job in jobs:
-            # The process of this id starts the job's, and hands it SIGTERM from then on.
-            while not job.done() and not job.paths.stdout.exists():
-                time.sleep(LOOK)
-        time.sleep(LOOK)
+        # The process of a job's id starts the job's own, and hands it SIGTERM from then on.
+        while not all(job.done() or job.paths.stdout.exists() for job in jobs):
+            time.sleep(LOOK)
+        if any(time.time() - job.paths.stdout.stat().st_mtime < LOOK for job in jobs if not job.done()):
+            time.sleep(LOOK)  # which it does at once after it opened the log
         for job in jobs:
             if not job.done():
                 os.kill(int(job.job_id), signal.SIGTERM)

@@ -119,17 +119,22 @@ def queue() -> dict[str, str]:
     )
 
 
-def take(way: list[str], job: str, arm: pathlib.Path) -> None:
-    """Has a job that runs be taken from its node, and waits until it runs again."""
+def take(way: list[str], job: str, arm: pathlib.Path) -> int:
+    """Has a job that runs be taken from its node: the step of its newest checkpoint."""
     until(lambda: newest(arm) > 0, f"a checkpoint of {arm.name}")
-    before, log = newest(arm), max(arm.parents[1].glob(f"jobs/1/{job}_0_log.out"))
     tell(f"$ {' '.join([*way, job])}")
     subprocess.run([*way, job], check=True)
+    return newest(arm)
+
+
+def await_return(job: str, arm: pathlib.Path, before: int) -> None:
+    """Waits until a job that was taken runs again, which SLURM lets it do after two minutes."""
+    log, written = arm.parents[1] / f"jobs/1/{job}_0_log.out", arm / "manifest.json"
     until(lambda: log.read_text().count("Starting with") == 2, f"{job}, begun again")
-    written, begun = arm / "manifest.json", time.time()
+    begun = time.time()
     # It says 0 until the state is there.
     until(lambda: written.stat().st_mtime > begun and steps(arm) > 0, f"{arm.name}, gone on")
-    tell(f"{arm.name}: had a checkpoint of step {before}; runs again, from step {steps(arm)}")
+    tell(f"{arm.name}: had a checkpoint of step {before}, runs again from step {steps(arm)}")
     assert steps(arm) >= before > 0
 
 
@@ -155,8 +160,15 @@ def main() -> None:
                 array = next(iter(queue())).partition("_")[0]
                 until(lambda: "RUNNING" in queue().values(), "a running job")
                 tell(ask("squeue", "--array", "--format=%i %T"))
-                take(["scancel", "--signal=USR2"], f"{array}_0", directory / "arms" / ARMS[0])
-                take(["scontrol", "requeue"], f"{array}_1", directory / "arms" / ARMS[1])
+                taken = {
+                    f"{array}_{number}": (way, directory / "arms" / ARMS[number])
+                    for number, way in enumerate((["scancel", "--signal=USR2"], ["scontrol", "requeue"]))
+                }
+                before = {job: take(way, job, arm) for job, (way, arm) in taken.items()}
+                tell("$ squeue")
+                tell(ask("squeue", "--array", "--format=%i %T"))
+                for job, (_, arm) in taken.items():
+                    await_return(job, arm, before[job])
                 output, errors = parent.communicate()
             except AssertionError:
                 parent.terminate()

@@ -20,6 +20,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.signals import Interrupted
 
+RUNTIME = launch.Runtime(deterministic=False, compilation_cache="", devices=None)
 LAYERS = ("--content_layer=block2_conv1", "--style_layer=block1_conv1")
 
 
@@ -57,7 +58,13 @@ def manifest(directory):
 
 def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp_path):
     here, there = tmp_path / "here", tmp_path / "jobs"
-    flags = (*flags, "--steps=200", "--save_every=1", "--optimizer=gd:learning_rate=1e30", "--optimizer=adam")
+    flags = (
+        *flags,
+        "--steps=2000",
+        "--save_every=50",
+        "--optimizer=gd:learning_rate=1e30",
+        "--optimizer=adam",
+    )
     done = run("compare", *flags, f"--workdir={here}", cores={min(os.sched_getaffinity(0))})
     assert done.returncode == 0, done.stderr
 
@@ -65,7 +72,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     # A terminal's Ctrl-C is for all processes of a group.
     with subprocess.Popen(**command("experiments.compare", *jobs), start_new_session=True) as process:
         deadline = time.monotonic() + 120
-        while not (there / "arms/adam/snapshots/000005.png").exists():
+        while not (there / "arms/adam/snapshots/000050.png").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -161,7 +168,7 @@ def test_a_job_of_slurms_that_is_taken_from_its_node_begins_again_and_one_that_i
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
-    job = cluster.Job(functools.partial(thrice, tmp_path / "calls"), "slurm", launch.Runtime(False, ""))
+    job = cluster.Job(functools.partial(thrice, tmp_path / "calls"), "slurm", RUNTIME)
     assert executor.submit(job).result() is None
     first, second, third = (tmp_path / "calls").read_text().split()
     assert first != second == third
@@ -193,9 +200,7 @@ def test_a_mistake_is_what_a_job_returns_and_anything_else_a_failure(monkeypatch
     def fail(error):
         raise error
 
-    job = cluster.Job(
-        functools.partial(fail, UserError("--size: too\nlarge")), "slurm", launch.Runtime(False, "")
-    )
+    job = cluster.Job(functools.partial(fail, UserError("--size: too\nlarge")), "slurm", RUNTIME)
     assert job() == "--size: too large"
     with pytest.raises(KeyError):
         job._replace(function=functools.partial(fail, KeyError()))()
@@ -212,6 +217,7 @@ def test_a_mistake_is_what_a_job_returns_and_anything_else_a_failure(monkeypatch
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(asked, named, monkeypatch):
+    monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=named) as error:
         cluster.read(*asked)
@@ -221,8 +227,22 @@ def test_what_makes_no_sense_is_refused_in_one_line(asked, named, monkeypatch):
 @pytest.mark.parametrize(("text", "named"), [("gpu", "NAME=VALUE"), ("array=1-3", "decided by the launcher")])
 def test_an_option_of_sbatch_is_a_name_and_a_value_that_is_free(text, named, monkeypatch):
     monkeypatch.setattr(cluster.shutil, "which", lambda name: name)
+    monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
     with pytest.raises(UserError, match=named):
         cluster.read("slurm", None, [text])
+
+
+def test_a_job_takes_one_device(monkeypatch):
+    monkeypatch.setattr(launch, "runtime", lambda: RUNTIME._replace(devices=2))
+    with pytest.raises(UserError, match="--devices=2: a job of --launcher takes one"):
+        cluster.read("local", None, None)
+
+
+def test_jobs_of_this_machine_are_refused_where_jax_has_a_gpu(monkeypatch):
+    monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
+    monkeypatch.setattr(cluster.jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="JAX_PLATFORMS=cpu"):
+        cluster.read("local", None, None)
 
 
 def test_without_submitit_it_is_told_what_brings_it(monkeypatch):
