@@ -226,14 +226,16 @@ def run(
 
     snapshots = directory / "snapshots"
     events = Events(directory / "tensorboard", choices(spec, settings.seed)) if tensorboard else None
-    pace = Pace(checkpoint_seconds)
+    pace, program = Pace(checkpoint_seconds), training.program(task.form, spec.name, spec.static)
 
     def tell(row: np.ndarray) -> None:
         report(row)
         if events:
             events.row(row)
 
-    def watch(step: int, image: Callable[[], np.ndarray]) -> None:
+    def watch(step: int, state: training.TransferState, image: Callable[[], np.ndarray]) -> None:
+        if events and (stepsize := program.stepsize(state)) is not None:
+            events.stepsize(float(stepsize))
         due = step % (settings.save_every or settings.steps) == 0
         if settings.save_every and due:
             snapshots.mkdir(exist_ok=True)

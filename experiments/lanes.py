@@ -136,6 +136,8 @@ def run(
 ) -> Rows:
     """The rows of some learning rates, from where a run in the directory stopped; there are no more than lanes.
 
+    `show` is told each step and all rows up to it.
+
     Raises:
       Interrupted: a signal asked for it; the same call goes on from there.
     """
@@ -163,7 +165,7 @@ def run(
             state, metrics = lanes.step(problem, state)
             step += 1
             rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
-            show(step, rows[step])
+            show(step, rows[: step + 1])
             pace.keep(functools.partial(keep, step, state, rows))
         rows = rows[:, : len(rates)]
         buffer = io.BytesIO()
@@ -183,6 +185,7 @@ def sweep(
     chunk: int | None,
     stem: pathlib.Path,
     checkpoint_seconds: float,
+    follow: Callable[[Sequence[float], Rows], None] = lambda rates, rows: None,
 ) -> Rows:
     """The rows of all rates, from where they stopped.
 
@@ -194,6 +197,7 @@ def sweep(
       chunk: how many are in one program; if None, as many as half of the memory holds.
       stem: folder and beginning of the name of each chunk's folder.
       checkpoint_seconds: see `run`.
+      follow: is told after each step the rates of a chunk, and all rows of its lanes.
     """
     if (rows := read(stem, rates)) is not None:
         return rows
@@ -203,11 +207,13 @@ def sweep(
         folder = part(stem, some)
         with tqdm(total=posed.settings.steps, unit="step", desc=folder.name, disable=None) as bar:
 
-            def show(step: int, rows: np.ndarray, bar: tqdm = bar) -> None:
+            def show(step: int, rows: Rows, bar: tqdm = bar, some: Sequence[float] = some) -> None:
                 if bar.n == 0:
                     bar.initial = step - 1  # earlier steps say nothing of the time left
-                bar.set_postfix_str(f"lowest loss {np.nanmin(rows[:, 2], initial=np.inf):.6g}", refresh=False)
+                lowest = np.nanmin(rows[-1, :, 2], initial=np.inf)
+                bar.set_postfix_str(f"lowest loss {lowest:.6g}", refresh=False)
                 bar.update(step - bar.n)
+                follow(some, rows)
 
             found.append(run(posed, spec, ready, some, folder, show, checkpoint_seconds))
     return np.concatenate(found, 1)

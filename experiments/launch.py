@@ -35,8 +35,8 @@ CHECKPOINT_SECONDS = flags.DEFINE_float(
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard",
     False,
-    "Write event files for TensorBoard too: losses by step and by evaluation, the image every --save_every steps or "
-    "as often as checkpoints, hyperparameters (extra tensorboard).",
+    "Write event files for TensorBoard too: losses by step and by evaluation, step sizes, the image every "
+    "--save_every steps or as often as checkpoints, hyperparameters (extra tensorboard).",
 )
 flags.register_validator("checkpoint_seconds", math.isfinite, "must be a number")
 DEVICES = flags.DEFINE_integer(

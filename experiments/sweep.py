@@ -103,15 +103,23 @@ def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list])
     files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
 
-def write_events(
-    directory: pathlib.Path, label: str, spec: catalogue.Spec, seed: int, rates: list[float], rows: lanes.Rows
-) -> None:
-    """Writes event files, a folder for each rate of an optimizer."""
-    for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
-        known = arm.choices(spec, seed) | {"learning_rate": rate}
-        finite = lane[np.isfinite(lane[:, 2])]
-        seconds = np.zeros(len(finite))  # rates that run at once have none of their own
-        tensorboard.write(directory / f"{label}-{rate}", known, np.insert(finite, 2, seconds, axis=1))
+def events(
+    folder: pathlib.Path, label: str, spec: catalogue.Spec, seed: int, rates: Sequence[float]
+) -> dict[float, tensorboard.Events]:
+    """The event files of an optimizer, a folder for each rate."""
+    known = arm.choices(spec, seed)
+    return {
+        rate: tensorboard.Events(folder / f"{label}-{rate}", known | {"learning_rate": rate})
+        for rate in rates
+    }
+
+
+def follow(trails: dict[float, tensorboard.Events], rates: Sequence[float], rows: lanes.Rows) -> None:
+    """Writes what is new of some rates; there may be more lanes, which are idle."""
+    for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=False):
+        if rate in trails:
+            finite = lane[np.isfinite(lane[:, 2])]
+            trails[rate].follow(np.insert(finite, 2, 0, axis=1))  # at once: none has seconds of its own
 
 
 def describe(directory: pathlib.Path, posed: task.Task, devices: int) -> dict[str, Any]:
@@ -156,10 +164,15 @@ def run(
     for label, spec in specs.items():
         if failure and lanes.read(directory / "parts" / label, rates) is None:
             continue
-        rows = lanes.sweep(posed, spec, devices, *ways[label])
+        folder, seed = directory / "tensorboard", posed.settings.seed
+        trails = events(folder, label, spec, seed, rates) if conduct.tensorboard else {}
+        try:
+            rows = lanes.sweep(posed, spec, devices, *ways[label], functools.partial(follow, trails))
+            follow(trails, rates, rows)  # of rates that had ended before
+        finally:
+            for trail in trails.values():
+                trail.close()
         found += table(label, rates, rows)
-        if conduct.tensorboard:
-            write_events(directory / "tensorboard", label, spec, posed.settings.seed, rates, rows)
         steps += curves(label, rates, rows)
         write(directory, found, steps)
         print(records.describe_best([rate for rate in found if rate.label == label]))

@@ -96,13 +96,15 @@ class Program(NamedTuple):
     """Pure functions of a problem.
 
     `grow` is the state to go on from at a problem of images of another shape, at the step where the given state is;
-    it costs one evaluation. `result` is the image that a run has made when it ends.
+    it costs one evaluation. `result` is the image that a run has made when it ends. `stepsize` is that of the last
+    line search, or None: see `Optimizer`.
     """
 
     init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]
     step: Callable[[objective.Problem, TransferState], tuple[TransferState, Metrics]]
     grow: Callable[[Sequence[int], objective.Problem, TransferState], TransferState]
     result: Callable[[TransferState], Image]
+    stepsize: Callable[[TransferState], Scalar | None]
 
 
 def metrics(state: TransferState) -> Metrics:
@@ -198,6 +200,10 @@ def _grow(
     return grown._replace(step=state.step)
 
 
+def _stepsize(method: Method, state: TransferState) -> Scalar | None:
+    return method.build(**state.hyperparameters).stepsize(state.optimizer)
+
+
 def _result(method: Method, state: TransferState) -> Image:
     return method.keeper.image(state.kept, state.iterate)
 
@@ -233,7 +239,7 @@ def program(
         evaluate = convolution.jit(evaluate)
     project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
     method = Method(evaluate, project, catalogue.build(name, static), KEEPERS[keep])
-    return Program(*(functools.partial(part, method) for part in (_init, _step, _grow, _result)))
+    return Program(*(functools.partial(part, method) for part in (_init, _step, _grow, _result, _stepsize)))
 
 
 def run(
@@ -255,7 +261,7 @@ def run(
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
-    init, step, _, _ = program(form, spec.name, spec.static)
+    init, step, *_ = program(form, spec.name, spec.static)
     if spec.name not in catalogue.ON_HOST:
         init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
     state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})

@@ -257,6 +257,28 @@ def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, con
     assert state.iterate.evaluation.total < 0.5 * start
 
 
+@pytest.mark.parametrize("text", ["lbfgs", "nonlinear-cg", "scipy-lbfgs"])
+def test_the_step_size_is_what_a_line_search_multiplied_its_direction_with(text):
+    """The first direction is the negative gradient."""
+    spec = catalogue.parse(text)
+    ours = catalogue.build(spec.name, spec.static)(**spec.traced)
+    start = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
+    outcome = ours.step(visiting(quadratic), start, ours.init(start))
+    moved = outcome.iterate.image - start.image
+    np.testing.assert_allclose(
+        moved, -ours.stepsize(outcome.state) * start.evaluation.gradient, rtol=1e-4, atol=1e-6
+    )
+    assert np.abs(moved).max() > 0
+
+
+def test_where_no_line_search_tells_there_is_no_step_size():
+    for text in ("adam", "optax-lbfgs"):
+        spec = catalogue.parse(text)
+        ours = catalogue.build(spec.name, spec.static)(**spec.traced)
+        start = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
+        assert ours.stepsize(ours.init(start)) is None
+
+
 def test_an_optax_alias_is_optaxs_own_step():
     spec = catalogue.parse("lion:learning_rate=0.5,b1=0.8")
     ours = catalogue.build(spec.name, spec.static)(**spec.traced)

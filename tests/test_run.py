@@ -231,7 +231,11 @@ def execute_in_stages(program, random_network, style):
         return state.iterate.image
 
     def execute(
-        directory, report=lambda row: None, watch=lambda step, image: None, seconds=0.0, growing=lambda: None
+        directory,
+        report=lambda row: None,
+        watch=lambda step, state, image: None,
+        seconds=0.0,
+        growing=lambda: None,
     ):
         def second(state):
             growing()
@@ -258,7 +262,7 @@ def execute_in_stages(program, random_network, style):
 
 def test_stages_follow_each_other_at_their_sizes(tmp_path, execute_in_stages, content):
     seen = {}
-    result = execute_in_stages(tmp_path, watch=lambda step, image: seen.update({step: image().shape}))
+    result = execute_in_stages(tmp_path, watch=lambda step, state, image: seen.update({step: image().shape}))
     assert seen == {0: content.shape, 1: content.shape, 2: content.shape, 3: (48, 44, 3), 4: (48, 44, 3)}
     np.testing.assert_array_equal(result.rows[:, 0], range(5))
     np.testing.assert_array_equal(result.rows[:, 1], [1, 2, 3, 5, 6])  # one evaluation to begin a stage

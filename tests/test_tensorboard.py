@@ -1,6 +1,7 @@
 """Event files for TensorBoard, read back: every step once, whatever a run went through."""
 
 import collections
+import csv
 import signal
 import subprocess
 import time
@@ -110,6 +111,37 @@ def test_arms_of_a_comparison_and_rates_of_a_sweep_have_their_hyperparameters(tm
         "adam-2.0": 2,
     }
     assert [step for step, _ in read(lanes["adam-2.0"])["loss/total"]] == [0, 1, 2]
+
+
+def test_the_step_sizes_of_a_line_search_are_there(tmp_path):
+    flags = "--steps=3", "--scales=1", "--optimizer=lbfgs", f"--workdir={tmp_path}"
+    assert subprocess.run(**command("experiments.stylize", *SMALL, *flags), check=False).returncode == 0
+    found = read(tmp_path / "tensorboard")
+    assert [step for step, _ in found["stepsize"]] == [1, 2, 3]
+    assert all(size > 0 for _, size in found["stepsize"])
+
+
+def test_the_event_files_of_a_sweep_grow_with_it_and_have_no_step_twice(tmp_path):
+    flags = "--learning_rates=1,2,1e30", "--chunk=2", "--steps=200", f"--workdir={tmp_path}"
+    process = command("experiments.sweep", *SMALL, *flags, "--checkpoint_seconds=0")
+    with subprocess.Popen(**process) as running:
+        lane = tmp_path / "tensorboard" / "adam-2.0"
+        while running.poll() is None and len(read(lane).get("loss/total", ())) < 5:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    assert 5 <= len(read(lane)["loss/total"]) < 200
+    again = subprocess.run(**command("experiments.sweep", *SMALL, *flags), check=False)
+    assert again.returncode == 0, again.stderr
+    with open(tmp_path / "curves.csv", newline="") as file:
+        curves = list(csv.DictReader(file))
+    for rate in ("1.0", "2.0", "1e+30"):
+        rows = [row for row in curves if row["learning_rate"] == rate]
+        found = read(tmp_path / "tensorboard" / f"adam-{rate}")["loss/total"]
+        assert [step for step, _ in found] == [int(row["step"]) for row in rows]
+        np.testing.assert_allclose(
+            [loss for _, loss in found], [float(row["total"]) for row in rows], rtol=1e-6
+        )
 
 
 def test_without_the_extra_one_line_says_what_brings_it(monkeypatch):

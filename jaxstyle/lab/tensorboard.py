@@ -38,7 +38,7 @@ class Events:
 
     def __init__(self, directory: pathlib.Path, hyperparameters: Mapping[str, Any]):
         self._directory, self._hyperparameters = directory, hyperparameters
-        self._writer, self._step, self._evaluations, self._image = None, 0, 0, -1
+        self._writer, self._step, self._evaluations, self._image, self._count = None, 0, 0, -1, 0
 
     def row(self, row: np.ndarray) -> None:
         """Writes a row of `COLUMNS`, the first of them after what there is from before it."""
@@ -52,6 +52,17 @@ class Events:
             self._writer.add_scalar("evaluations_a_step", evaluations - self._evaluations, int(step))
         self._step, self._evaluations = int(step), evaluations
         self._writer.flush()  # so that a killed run has what it showed
+
+    def follow(self, rows: np.ndarray) -> None:
+        """Writes the rows of a run from its start that were not there at the last call."""
+        for row in rows[self._count :]:
+            self.row(row)
+        self._count = max(self._count, len(rows))
+
+    def stepsize(self, value: float) -> None:
+        """Writes what a line search multiplied its direction with to reach the last row, once begun."""
+        if self._writer is not None and self._step > 0:
+            self._writer.add_scalar("stepsize", value, self._step)
 
     def image(self, image: np.ndarray) -> None:
         """Writes an image [height, width, 3], in [0, 255] or beyond, of the step of the last row, once."""
@@ -82,14 +93,6 @@ class Events:
 
 
 _BY_EVALUATION = "loss_by_evaluation/"
-
-
-def write(directory: pathlib.Path, hyperparameters: Mapping[str, Any], rows: np.ndarray) -> None:
-    """Writes the event files of a run that has ended, from its rows of `COLUMNS`, in place of any before."""
-    events = Events(directory, hyperparameters)
-    for row in rows:
-        events.row(row)
-    events.close()
 
 
 def _keep_before(path: pathlib.Path, step: int, evaluations: int) -> None:

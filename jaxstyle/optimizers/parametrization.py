@@ -237,4 +237,4 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
         )
         return WithinState(variables, inner)
 
-    return Optimizer(init, step, carry)
+    return Optimizer(init, step, carry, lambda state: optimizer.stepsize(state.inner))

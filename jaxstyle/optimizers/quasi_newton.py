@@ -112,7 +112,7 @@ def _from_jaxopt(solver_type: type, search_options: Mapping[str, Any], **options
         _, memory = solver.update(iterate.image, memory)
         return memory.aux, memory._replace(aux=None)
 
-    return _restarting(init, advance)
+    return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
 
 def lbfgs(

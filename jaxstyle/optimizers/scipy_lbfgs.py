@@ -25,6 +25,7 @@ class ScipyLBFGSState(NamedTuple):
     ln_task: np.ndarray
 
 
+_STEPSIZE = 13  # in dsave: of the line search
 _START, _NEW_X, _EVALUATE = 0, 1, 3  # task[0] of L-BFGS-B
 
 
@@ -79,4 +80,6 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
             state.f[()] = current.evaluation.total
             state.g[:] = np.asarray(current.evaluation.gradient).ravel()
 
-    return Optimizer(start, step, lambda state, before, iterate: start(iterate))
+    return Optimizer(
+        start, step, lambda state, before, iterate: start(iterate), lambda state: state.dsave[_STEPSIZE]
+    )

@@ -162,7 +162,7 @@ class Walk(NamedTuple):
     pace: Pace
     signals: Sequence[int]
     report: Callable[[np.ndarray], None]
-    watch: Callable[[int, Callable[[], np.ndarray]], None]
+    watch: Callable[[int, training.TransferState, Callable[[], np.ndarray]], None]
 
     def begin(self, number: int, state: training.TransferState | None) -> training.TransferState:
         """The state that a stage begins with, from the last of the stage before."""
@@ -193,7 +193,7 @@ class Walk(NamedTuple):
 
     def _tell(self, programs: Programs, state: training.TransferState) -> None:
         self.report(self.log.add(state, self.stopwatch.seconds))
-        self.watch(self.log.step, lambda: np.asarray(programs.result(state)))
+        self.watch(self.log.step, state, lambda: np.asarray(programs.result(state)))
 
     def _keep(self, status: str, number: int, state: training.TransferState) -> None:
         self.log.keep(status, self.stages.programs(number).fetch(state))
@@ -211,7 +211,9 @@ def execute(
     *,
     save: Callable[[np.ndarray], None],
     report: Callable[[np.ndarray], None],
-    watch: Callable[[int, Callable[[], np.ndarray]], None] = lambda step, image: None,
+    watch: Callable[
+        [int, training.TransferState, Callable[[], np.ndarray]], None
+    ] = lambda step, state, image: None,
     checkpoint_seconds: float,
 ) -> Result:
     """Runs all stages to their last step, from the newest checkpoint if there is one.
@@ -222,7 +224,7 @@ def execute(
       stages: one or more, in order. A step that a stage begins at has the metrics of the stage before.
       save: writes an image [height, width, 3] as the result.
       report: is told each row of `COLUMNS` as it comes.
-      watch: is told each step after its row, with a function that gives the image made so far.
+      watch: is told each step after its row, with its state and a function that gives the image made so far.
       checkpoint_seconds: see `Pace`.
 
     Raises:
