@@ -308,11 +308,11 @@ def test_runs_are_listed_the_newest_first_and_what_is_no_picture_is_not(tmp_path
 
 
 def test_a_comparison_is_as_far_as_its_arms(tmp_path):
-    make_run(tmp_path / "c", flags="--seeds=1\n--size=64\n")
+    make_run(tmp_path / "c", flags="--optimizer=lbfgs\n--optimizer=adam\n--seeds=1\n--size=64\n")
     make_run(tmp_path / "c" / "arms" / "adam")
     make_run(tmp_path / "c" / "arms" / "lbfgs", status="interrupted")
     assert gallery.status(tmp_path / "c") == "interrupted"
-    assert [each["path"] for each in gallery.describe(tmp_path / "c")] == ["c/arms/adam", "c/arms/lbfgs"]
+    assert [each["path"] for each in gallery.describe(tmp_path / "c")] == ["c/arms/lbfgs", "c/arms/adam"]
     assert gallery.find(tmp_path, "c/arms/adam") == tmp_path / "c" / "arms" / "adam"
 
 

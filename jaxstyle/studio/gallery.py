@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxstyle.errors import UserError
+from jaxstyle.lab import records
 from jaxstyle.runs import journal
 
 #: Points of a curve.
@@ -58,8 +59,14 @@ def names(folder: pathlib.Path) -> list[str]:
 
 
 def arms(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The directories of single runs in it: its arms, or itself."""
-    return sorted(each for each in directory.glob("arms/*/") if _is_run(each)) or [directory]
+    """The directories of single runs in it: its arms in the order of their optimizers, or itself."""
+    given = [line.partition("=") for line in record(directory).splitlines()] if _is_run(directory) else []
+    labels = list(records.labels([value for name, _, value in given if name == "--optimizer"]))
+
+    def place(arm: pathlib.Path) -> tuple[int, str]:
+        return labels.index(arm.name) if arm.name in labels else len(labels), arm.name
+
+    return sorted((each for each in directory.glob("arms/*/") if _is_run(each)), key=place) or [directory]
 
 
 def status(directory: pathlib.Path) -> str:

@@ -261,13 +261,11 @@ function show(run) {
   $("progress").hidden = !(active || waits);
   $("progress").className = done ? "" : "waiting";
   $("progress").firstElementChild.style.width = done ? `${(100 * done) / (steps * count)}%` : "";
-  const facts = [];
-  if (active && !latest) facts.push("reads the pictures and compiles, which the first time takes a while");
-  if (latest) {
-    facts.push(`step ${done} of ${steps * count}`, `loss ${latest.curve.total.at(-1).toPrecision(5)}`);
-    facts.push(`${latest.curve.seconds.at(-1).toFixed(1)} s`);
-  }
-  $("state").replaceChildren(make("b", {}, run.name), " ", make("span", {}, [STATES[run.state], ...facts].join(" · ")));
+  const words = [STATES[run.state]];
+  if (active && !latest) words.push("reads the pictures and compiles, which the first time takes a while");
+  if (latest && (active || done < steps * count)) words.push(`step ${done} of ${steps * count}`);
+  if (count === 1 && latest) words.push(...facts(latest));
+  $("state").replaceChildren(make("b", {}, run.name), " ", make("span", {}, words.join(" · ")));
   $("message").textContent = run.message;
   act(run, active || waits);
   curves(run.arms);
@@ -277,19 +275,24 @@ function show(run) {
 }
 
 function draw(run) {
-  const arms = run.arms.length ? run.arms : [{ label: "", path: run.name, picture: null }];
+  const arms = [...run.arms]; // and a place for what has not begun
+  while (arms.length < (run.chosen.against ? 2 : 1)) arms.push({ label: "", path: `${arms.length}` });
   const key = `${run.name} ${arms.map((arm) => arm.path)}`;
   const canvas = $("canvas");
   if (canvas.dataset.key !== key) {
     canvas.dataset.key = key;
     canvas.replaceChildren(...arms.map((arm) => {
       const figure = make("figure", {}, make("div", { className: "frame" }, make("img", { alt: arm.label })));
-      if (arms.length > 1) figure.append(make("figcaption", {}, arm.label));
+      if (arms.length > 1) figure.append(make("figcaption"));
       return figure;
     }));
   }
   arms.forEach((arm, index) => {
-    const image = canvas.children[index].querySelector("img");
+    const image = canvas.children[index].querySelector("img"), caption = canvas.children[index].querySelector("figcaption");
+    if (caption && caption.dataset.key !== JSON.stringify(arm)) {
+      caption.dataset.key = JSON.stringify(arm);
+      caption.replaceChildren(make("b", { className: `arm${index % 2}` }, arm.label || "comes next"), ...facts(arm), make("span", {}, ...copies(arm)));
+    }
     const source = arm.picture
       ? `picture/${place(arm.path)}?v=${arm.picture}`
       : run.chosen.content ? preview(run.chosen.content) : "";
@@ -301,6 +304,19 @@ function draw(run) {
       next.src = source;
     }
   });
+}
+
+/** What a run has come to: its loss and what that took. */
+function facts(arm) {
+  if (!arm.curve?.step.length) return [];
+  return [` loss ${arm.curve.total.at(-1).toPrecision(5)}, ${arm.curve.seconds.at(-1).toFixed(1)} s`];
+}
+
+/** Links to the result of a run that has ended. */
+function copies(arm) {
+  if (!["finished", "diverged"].includes(arm.status)) return [];
+  const found = COPIES.map((suffix) => [suffix, suffix.toUpperCase()]).concat(arm.film ? [["webp", "Film"]] : []);
+  return found.map(([suffix, text]) => make("a", { className: "button", href: `download/${place(arm.path)}.${suffix}`, download: "" }, text));
 }
 
 function button(text, act) {
@@ -320,22 +336,15 @@ function act(run, active) {
   const found = [];
   if (active) found.push(Object.assign(button(run.state === "waiting" ? "Take off the queue" : "Stop", () => ask(`stop/${place(run.name)}`, {})), { disabled: run.state === "stopping" }));
   if (["interrupted", "unfinished", "running"].includes(run.state) && !active) found.push(button("Go on", () => ask(`go-on/${place(run.name)}`, {})));
-  for (const arm of run.arms) {
-    const ended = ["finished", "diverged"].includes(arm.status);
-    const name = run.arms.length > 1 ? `${arm.label}, ` : "";
-    if (ended) {
-      for (const suffix of COPIES) found.push(make("a", { className: "button", href: `download/${place(arm.path)}.${suffix}`, download: "" }, name + suffix.toUpperCase()));
-      if (arm.film) found.push(make("a", { className: "button", href: `download/${place(arm.path)}.webp`, download: "" }, `${name}film`));
-    }
-  }
+  if (run.arms.length === 1) found.push(...copies(run.arms[0]));
   if (run.report) found.push(make("a", { className: "button", href: `report/${place(run.name)}`, target: "_blank" }, "Report"));
   if (run.chosen.content && run.arms.length) found.push(hold(run));
-  if (run.chosen.content) found.push(button("Take its settings", () => restore(run.chosen)));
+  if (run.chosen.content) found.push(button("Use its settings", () => restore(run.chosen)));
   $("actions").replaceChildren(...found);
 }
 
 function hold(run) {
-  const made = make("button", { type: "button", title: "Hold to see the photo" }, "Photo");
+  const made = make("button", { type: "button", title: "Hold to see the photo" }, "Hold: photo");
   const swap = (on) => {
     $("canvas").classList.toggle("held", on);
     for (const image of $("canvas").querySelectorAll("img")) {
@@ -394,7 +403,7 @@ function curves(arms) {
 
 function restore(values) {
   for (const name of ["content", "style"]) {
-    if (values[name]) choose(name, values[name], values[name].replace("sample:", "sample ").split("/").at(-1));
+    if (values[name]) choose(name, values[name], values[name].replace("sample:", "").split("/").at(-1));
   }
   for (const [flag, setter] of Object.entries(setters)) {
     if (values[flag] !== undefined) { chosen[flag] = values[flag]; setter(values[flag]); }
