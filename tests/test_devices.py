@@ -1,0 +1,79 @@
+"""One picture on several devices: what is moved, what each holds, and that it is the picture of one device.
+
+The devices are four virtual ones of this CPU, in a process of their own: JAX has them from its start or not at all.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import narrow
+import numpy as np
+import pytest
+
+from jaxstyle.runs import journal
+
+
+def spread(*arguments):
+    """The rows of tests/spread.py, for one device and for four."""
+    script = narrow.ROOT / "tests" / "spread.py"
+    given = narrow.command("unused")
+    given["args"] = [sys.executable, script, "--narrow", "--devices=1,4", *arguments]
+    given["env"] = given["env"] | {"PYTHONPATH": str(narrow.ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(**given, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("size", ["40x320", "37x301"])
+def test_neighbours_get_halos_and_nobody_the_image(size):
+    """301 rows do not divide by four devices and the sixteen of block 5."""
+    one, four = spread(f"--size={size}", "--optimizer=adam", "--steps=1")
+    assert one["collectives"] == {}
+    assert set(four["collectives"]) == {"collective-permute", "all-reduce"}
+    image = 4 * 3 * 37 * 301
+    # Of the widest maps a device gets some rows of 320; Gram matrices are summed whole.
+    assert four["collectives"]["collective-permute"]["largest"] < image / 16
+    assert four["collectives"]["all-reduce"]["largest"] <= 4 * 20**2
+    assert four["temporary_bytes"] < 0.45 * one["temporary_bytes"]
+    assert four["argument_bytes"] < 0.6 * one["argument_bytes"]
+    assert four["first"] < 1e-5
+    assert four["total"] == pytest.approx(one["total"], rel=1e-4)
+
+
+def command(folder, devices):
+    return narrow.command(
+        "experiments.stylize",
+        *("--size=64x51", "--scales=1", "--steps=60", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
+        *(f"--workdir={folder}", f"--devices={devices}"),
+    )
+
+
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    """And with 51 rows, which do not divide: a checkpoint has the state as one device would."""
+    process = subprocess.Popen(**command(tmp_path, 4))
+    while not (tmp_path / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    before = journal.read_metrics(tmp_path / "metrics.csv")
+    done = subprocess.run(**command(tmp_path, 1), check=False)
+    assert done.returncode == 0, done.stderr
+    after = journal.read_metrics(tmp_path / "metrics.csv")
+    assert len(before) < len(after) == 61
+    np.testing.assert_array_equal(after[: len(before)], before)
+    totals = after[:, journal.COLUMNS.index("total")]
+    assert np.all(np.diff(totals) <= 0)
+    (change,) = journal.read_manifest(tmp_path)["resumed"]
+    assert change["differs"]["devices"] == [4, 1]
+
+
+def test_more_devices_than_there_are_is_one_line(tmp_path):
+    given = command(tmp_path, 3)
+    given["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(**given, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "stylize: --devices=3: there are 2; take as many or fewer"
