@@ -26,7 +26,7 @@ from jaxstyle.runs.clocks import Pace
 from . import launch, regions
 from .cache import Cache, signature
 from .settings import Settings, record
-from .task import Task, pose
+from .task import Task, needs_less, pose
 
 
 class Compiled(NamedTuple):
@@ -173,7 +173,8 @@ def _on_mesh(
     # But a strip's window does not grow so; then each scale is checked when it begins.
     more = np.prod(task.shapes[-1]) / np.prod(shape) if form.strips == 1 else 1
     needed = memory.at_size(memory.required(each), constant, more)
-    memory.check(needed, memory.available(grid.devices.flat), *task.shapes[-1][:2], constant)
+    free = memory.available(grid.devices.flat)
+    memory.check(needed, free, *task.shapes[-1][:2], constant, needs_less(form))
     memory.keep_freed(needed)
     moves = after.put, after.fetch
     return Compiled(

@@ -183,7 +183,8 @@ def compare(
 
     try:
         for suffix, given in comparison.plan:
-            posed = task.pose(given, cache)
+            first = directory / "arms" / (next(iter(comparison.optimizers)) + suffix)
+            posed = task.pose(task.as_begun(given, first), cache)
             for label, text in comparison.optimizers.items():
                 own = directory / "arms" / (label + suffix)
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):

@@ -33,6 +33,13 @@ def path(text: str) -> str:
     return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else text
 
 
+class AutoParser(flags.IntegerParser):
+    """A whole number, or `auto`, which is None."""
+
+    def parse(self, argument: str | int) -> int | None:
+        return None if argument == "auto" else super().parse(argument)
+
+
 class PathParser(flags.ArgumentParser):
     """See `path`."""
 
@@ -205,12 +212,12 @@ class Settings:
         False,
         "Compute feature maps a second time instead of keeping them: less memory, more time, the same result.",
     )
-    strips: int | None = _count(
+    strips: int | None = _field(
+        flags.DEFINE,
         None,
-        "Compute loss and gradient in so many strips of rows: less memory, more time, the same result; for large "
-        "pictures. By default one.",
-        lower_bound=1,
-        upper_bound=64,
+        "Compute loss and gradient in so many strips of rows: less memory, more time, the same result. By default, "
+        "auto, as few as fit into the memory that is free, and --remat where they alone do not: one for most sizes.",
+        parser=AutoParser(lower_bound=1, upper_bound=64),
     )
     deterministic: bool = _switch(True, "Ask a GPU for the same bits every time; a CPU gives them anyway.")
     optimizer: str = "lbfgs"  # whose flag is a command's: `compare` and `sweep` take several

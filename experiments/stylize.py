@@ -75,31 +75,44 @@ class Request(NamedTuple):
     conduct: launch.Conduct
 
 
+#: Pixels of a scale whose time and memory tell those of larger ones.
+TELLING = 512 * 400
+
+
 def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
-    """Prints what a run would take. Two steps at the last scale are made for it."""
-    last = len(posed.shapes) - 1
-    height, width, _ = posed.shapes[last]
-    start = jax.image.resize(posed.start, posed.shapes[last], "linear")
-    single = posed._replace(shapes=posed.shapes[last:], problem=lambda _: posed.problem(last), start=start)
+    """Prints what a run would take. Two steps are made for it, at the last scale or at one that is large enough."""
+    pixels = [height * width for height, width, _ in posed.shapes]
+    tried = next((k for k, count in enumerate(pixels) if count >= TELLING), len(pixels) - 1)
+    height, width, _ = posed.shapes[-1]
+    start = jax.image.resize(posed.start, posed.shapes[tried], "linear")
+    rest = posed._replace(
+        shapes=posed.shapes[tried:], problem=lambda k: posed.problem(tried + k), start=start
+    )
     devices = arm.spread(spec, cache)
-    here = arm.place(single, 0, mesh.grid(devices))
-    ready, problem = arm.compiled(single, spec, 0, cache, here), here.problem
+    here = arm.place(rest, 0, mesh.grid(devices))
+    ready, problem = arm.compiled(rest, spec, 0, cache, here), here.problem
     first = start, arm.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
     before, begun = int(state.evaluations), time.perf_counter()
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = (time.perf_counter() - begun) / max(1, int(state.evaluations) - before)  # none once converged
+    seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
-    share = sum(np.prod(shape) for shape in posed.shapes) / np.prod(posed.shapes[last])
+    share = sum(pixels) / pixels[-1]
     free = memory.available(devices) / 2**30
-    needed = "not known" if ready.memory is None else f"about {ready.memory / 2**30:.2f} GiB"
+    needed, strips = ready.memory, posed.form.strips
+    if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
+        needed = task.expected(posed.form, list(problem.network.filters), posed.shapes[-1])
+    told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
     if posed.masks:
         print(f"regions: {posed.masks}")
     print(f"content layers: {', '.join(posed.settings.content_layer)}")
     print(f"style layers: {', '.join(posed.settings.style_layer)}")
-    print(f"memory: {needed} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
+    if strips > 1:
+        print(f"strips: {strips}{', and feature maps are computed again' if posed.form.remat else ''}")
+    print(f"memory: {told} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
     print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * (steps / scales + 1)
     print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
@@ -111,12 +124,15 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
     if "@" not in given.optimizer:  # so that the record of a run does not depend on what suits
         variables = dict(spec.static).get("parametrization", "pixels")
         given = dataclasses.replace(given, parametrization=variables)
-    posed = task.pose(given, cache)
+    if directory is None:
+        record = settings.record(task.pose(given, cache).settings)
+        changeable = () if given.strips else ("strips",)
+        directory = workdir.find(launch.RUNS, inputs.run_name(given), record, changeable)
+    posed = task.pose(task.as_begun(given, directory), cache)
     if request.dry_run:
         describe(posed, spec, cache)
         return
     record = settings.record(posed.settings)
-    directory = directory or workdir.find(launch.RUNS, inputs.run_name(given), record)
     with workdir.claimed(directory):
         state = workdir.begin(directory, record, request.conduct.overwrite, inputs=posed.facts)
         if state in ("finished", "diverged"):

@@ -1,7 +1,10 @@
 """What the settings describe: pictures and network as a problem at each scale."""
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from jaxstyle.runs import memory
 
 from . import inputs, regions
 from .cache import Cache, signature
-from .settings import Settings
+from .settings import Settings, parse
 
 
 class Task(NamedTuple):
@@ -97,7 +100,68 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
             )
 
 
-def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None:
+#: Images that a run keeps besides an evaluation: the twenty of L-BFGS's history, start, gradients and targets.
+IMAGES = 32
+
+
+def with_strips(
+    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int], devices: int
+) -> Settings:
+    """The settings with the number of strips, so that the record of a run does not depend on what memory is free.
+
+    Args:
+      settings: of a run.
+      form: of its losses.
+      names: the layers that are evaluated.
+      shape: of the result.
+      devices: over which it is spread; on several it has no strips.
+    """
+    if settings.strips or devices > 1:
+        return dataclasses.replace(settings, strips=settings.strips or 1)
+    form = strips.fitting(form, names, shape, memory.available() - _images(shape))
+    return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
+
+
+def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
+    """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
+    path = directory / "run.flags"
+    if settings.strips or not path.is_file():
+        return settings
+    with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
+        there = parse(path.read_text("utf-8", "replace"))
+        again = settings.remat or ((there.strips or 1) > 1 and there.remat)
+        return dataclasses.replace(settings, strips=there.strips, remat=again)
+    return settings
+
+
+def _images(shape: Sequence[int]) -> int:
+    return 4 * 3 * IMAGES * shape[0] * shape[1]
+
+
+def expected(form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
+    """Bytes that a run will take at an evaluation of these layers."""
+    return strips.estimate(form, names, shape) + _images(shape)
+
+
+def needs_less(form: objective.Form) -> str:
+    """The flag with which an evaluation needs less memory, if there is one."""
+    if strips.divisible(form) and form.strips == 1:
+        return "--strips=4"
+    if not form.remat:
+        return "--remat"
+    return "--strips=64" if strips.divisible(form) and form.strips < 64 else ""
+
+
+def result_shape(settings: Settings) -> tuple[int, int]:
+    """Height and width of the result."""
+    photo = pictures.read(settings.content, 256, settings.resize, smallest=pictures.MIN_SIDE)
+    width, height = pictures.fit(pictures.parse_size(settings.size), photo.shape[1], photo.shape[0])
+    return height, width
+
+
+def check_memory(
+    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]
+) -> None:
     """Refuses at once a size whose pictures or feature maps alone do not fit; the rest is known once it is compiled.
 
     Raises:
@@ -112,17 +176,8 @@ def check_memory(settings: Settings, names: Sequence[str], deepest: str) -> None
             f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
             "smaller ones do"
         )
-    photo = pictures.read(
-        settings.content, 256, settings.resize, smallest=pictures.MIN_SIDE
-    )  # for its aspect
-    height, width, _ = photo.shape
-    width, height = pictures.fit(size, width, height)
-    kept = names[: names.index(deepest) + 1]
-    if settings.remat:  # the first of each block
-        kept = [name for name in kept if name.endswith("_conv1")]
-    rows = strips.windows(height, names[: names.index(deepest) + 1], settings.strips or 1).height
-    maps = 4 * sum(vgg.size(name, (rows, width)) for name in kept)
-    memory.check(maps, free, height, width)
+    least = int(strips.estimate(form, names, shape) / 1.6)
+    memory.check(least, free, *shape, helps=needs_less(form))
 
 
 def pose(settings: Settings, cache: Cache) -> Task:
@@ -136,7 +191,11 @@ def pose(settings: Settings, cache: Cache) -> Task:
     network = load(settings, cache)
     recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)
-    check_memory(settings, tuple(network.network.convolutions), deepest)
+    names = [name for name in network.network.convolutions if name <= deepest]
+    shape = result_shape(settings)
+    settings = with_strips(settings, form, names, shape, len(cache.devices))
+    form = form._replace(strips=settings.strips, remat=settings.remat)
+    check_memory(settings, form, names, shape)
     found = regions.find(settings, network.network, cache)
     given = [inputs.read_pictures(settings, size, regions.pairs(found)) for size in inputs.sizes(settings)]
     for each in given:

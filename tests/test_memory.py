@@ -39,6 +39,11 @@ def test_what_does_not_fit_is_refused_with_the_largest_size_that_does():
         memory.check(4 * 2**30, 2**30, height=100, width=400)
 
 
+def test_a_refusal_names_what_takes_less():
+    with pytest.raises(UserError, match=r"about --size=1 would fit, and --remat takes less"):
+        memory.check(4, 1, height=1, width=2, helps="--remat")
+
+
 def test_what_does_not_grow_leaves_room_for_a_larger_picture():
     with pytest.raises(UserError, match=r"about --size=200 would fit"):
         memory.check(5 * 2**30, 2 * 2**30, height=100, width=400, constant=2**30)

@@ -63,10 +63,10 @@ class StyleLoss(NamedTuple):
         all style pictures of a group.
       blend: the target of several style pictures by their shares, which sum to 1.
       loss: of the feature maps of the image that is optimised, in their guide, to a target.
-      means: where the loss is one of means over positions, these, of feature maps by the weights of their positions,
-        float32 `[height, width]`; those of parts of an image add up, and those of a style picture are its target.
-        None where it is not.
-      distance: of such means to a target.
+      part: where the loss is one of means over positions, what those of a part of an image give, of feature maps by
+        the weights of their positions, float32 `[height, width]`, 0 outside of the part. None where it is not.
+      join: what such parts, stacked, make: the means. Those of a style picture are its target.
+      distance: of means to a target.
       groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
         `given` makes them.
       adapt: what becomes of a target for one photo, of the photo's maps and their guide. None: it stays.
@@ -76,7 +76,8 @@ class StyleLoss(NamedTuple):
     summarize: Callable[[Features, Guide | None, Key], Target]
     blend: Callable[[Sequence[tuple[Target, float]]], Target]
     loss: Callable[[Features, Guide | None, Target], Scalar]
-    means: Callable[[Features, Float[Array, "height width"]], Any] | None = None
+    part: Callable[[Features, Float[Array, "height width"]], Any] | None = None
+    join: Callable[[Any], Target] | None = None
     distance: Callable[[Any, Target], Scalar] | None = None
     groups: Groups = ALONE
     adapt: Callable[[Target, Any, Any], Target] | None = None

@@ -28,5 +28,6 @@ STYLE_LOSS = StyleLoss(
     mean_by_share,
     lambda features, guide, target: gatys_style(guided_gram(features, guide), target),
     weighted_gram,
+    lambda grams: jnp.sum(grams, 0),
     gatys_style,
 )

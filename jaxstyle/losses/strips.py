@@ -2,15 +2,19 @@
 
     evaluation = strips.evaluate(GATYS._replace(strips=4), problem, image)
 
-Content and style are sums over positions. A first pass adds up what each strip has of them; the slopes of the loss
-with respect to the style's means are taken once; a second pass pulls them back through each strip. A window has the
-rows above and below its strip that the deepest layer sees, so the sums are those of the whole image: no seams. All
-windows have one height and begin at multiples of 16 rows, where all layers have a row of their own; the first and the
-last end where the image does, so the network's own padding is right there.
+Content and style are sums over positions. Block by block, a first pass takes the maps through the network in strips:
+what a block gives to the next is made whole, and each strip leaves its part of the content loss and of the means that
+style is made of. The slopes of the loss with respect to these parts are taken once; a second pass, from the deepest
+block up, pulls them back through each strip.
+
+A window is a strip with the rows above and below it that the layers of one block see, so parts and gradients are
+those of the whole image: no seams. As each block is cut anew, they are four rows of its own maps on either side.
+All windows of a block have one height and begin at multiples of four rows, as pooling and Winograd's tiles do; the
+first and the last end where the maps do, so the network's own padding is right there.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,162 +28,302 @@ from jaxstyle.losses.objective import Evaluation, Form, Image, Problem, Read, Sc
 from jaxstyle.losses.terms import Features, Guide, gatys_content
 from jaxstyle.network import vgg
 
-#: Rows of the image for one of the deepest layer.
-_STEP = 16
+#: Windows begin at multiples of so many rows of a block's maps.
+_STEP = 4
+
+#: A strip has at least so many rows of its block's maps.
+_LEAST = 16
 
 
 class Windows(NamedTuple):
-    """Rows of the image: window k is those from `starts[k]` on, and its strip `bounds[k]` up to `bounds[k + 1]`."""
+    """Rows of a block's maps: window k is those from `starts[k]` on, its strip `bounds[k]` up to `bounds[k + 1]`."""
 
     height: int
     starts: Int[np.ndarray, " strips"]
     bounds: Int[np.ndarray, " strips+1"]
 
 
-class Sums(NamedTuple):
-    """What strips add up: the weighted content loss, and by region and layer the means that style is made of."""
-
-    content: Scalar
-    means: Sequence[Mapping[str, Any]]
-
-
-def halo(layers: Sequence[str]) -> int:
-    """Rows beyond a strip that the deepest of the layers sees, up to the next multiple of 16."""
-    return -(-sum(2 ** vgg.halvings(name) for name in layers) // _STEP) * _STEP
-
-
-def windows(height: int, layers: Sequence[str], strips: int) -> Windows:
-    """Windows for an image of so many rows, in `strips` strips or, if it has fewer than 16 rows for each, fewer."""
-    strips = max(1, min(strips, height // _STEP))
-    bounds = np.arange(strips + 1) * (height // _STEP) // strips * _STEP
-    bounds[-1] = height
-    least, rest = max(np.diff(bounds)) + 2 * halo(layers), height % _STEP
-    window = min(height, -(-(least - rest) // _STEP) * _STEP + rest)
-    return Windows(window, np.clip(bounds[:-1] - halo(layers), 0, height - window), bounds)
-
-
-def divisible(form: Form) -> bool:
-    """Whether a form of the losses has strips: its content loss is a sum over positions, its style one of means."""
-    return form.content is gatys_content and form.style.means is not None
-
-
 class Rows(NamedTuple):
-    """The rows of one window: its first, and those from which and up to which its strip is."""
+    """Those of one window: the first, and those from which and up to which its strip is."""
 
     start: Int[Array, ""]
     begin: Int[Array, ""]
     end: Int[Array, ""]
 
 
-def _cut(image: Image, names: Sequence[str], strips: int) -> tuple[Rows, Callable[[Rows], Image]]:
-    """The rows of all windows that some layers need, and the function that gives one of them."""
-    plan = windows(len(image), names, strips)
-    return (
-        Rows(*(jnp.asarray(each) for each in (plan.starts, plan.bounds[:-1], plan.bounds[1:]))),
-        lambda rows: lax.dynamic_slice_in_dim(image, rows.start, plan.height),
-    )
+class Parts(NamedTuple):
+    """Of the strips of a block, stacked: the weighted content loss, and by region and layer parts of style."""
+
+    content: Scalar
+    style: Sequence[Mapping[str, Any]]
 
 
-class Seen(NamedTuple):
-    """A window's maps at one layer: the first row of them in the whole, and 1 where they are of its strip, else 0."""
+def windows(height: int, strips: int, layers: int) -> Windows:
+    """Windows of the maps of a block.
 
-    name: str
-    maps: Features
-    first: Int[Array, ""]
-    own: Float[Array, "height width"]
+    Args:
+      height: of its maps.
+      strips: as many, or fewer if there are less than 16 rows for each.
+      layers: in the block.
+    """
+    strips, halo = max(1, min(strips, height // _LEAST)), -(-layers // _STEP) * _STEP
+    bounds = np.arange(strips + 1) * (height // _STEP) // strips * _STEP
+    bounds[-1] = height
+    least, rest = max(np.diff(bounds)) + 2 * halo, height % _STEP
+    window = min(height, -(-(least - rest) // _STEP) * _STEP + rest)
+    return Windows(window, np.clip(bounds[:-1] - halo, 0, height - window), bounds)
 
 
-def _through(network: vgg.PreparedNetwork, names: Sequence[str], rows: Rows, window: Image) -> Iterator[Seen]:
-    maps = window
+def plans(height: int, blocks: Sequence[Sequence[str]], strips: int) -> list[Windows]:
+    """The windows of each block for an image of so many rows.
+
+    The maps of a block from the third on take half of the memory that those before it take, for half of the strips.
+    """
+    return [
+        windows(height >> number, -(-strips >> max(0, number - 1)) if number else strips, len(names))
+        for number, names in enumerate(blocks)
+    ]
+
+
+def divisible(form: Form) -> bool:
+    """Whether a form of the losses has strips: its content loss is a sum over positions, its style one of means."""
+    return form.content is gatys_content and form.style.part is not None
+
+
+def estimate(form: Form, layers: Sequence[str], shape: Sequence[int]) -> int:
+    """Bytes that an evaluation holds in between for an image of this shape, or some more.
+
+    In feature maps of all layers, as VGG16's evaluations need that were compiled for 512² to 8192² pixels.
+    """
+    whole, strips = (1.25, 0.15) if form.remat else (1.6, 0.6)
+    factor = whole if form.strips == 1 else strips + 1.25 / form.strips
+    return int(factor * 4 * sum(vgg.size(name, shape) for name in layers))
+
+
+def fitting(form: Form, layers: Sequence[str], shape: Sequence[int], free: int) -> Form:
+    """The form in as few strips as fit, with maps computed again only where nothing else does: this costs most time.
+
+    Where nothing fits it is the one of least memory; a form without strips stays whole.
+    """
+    choices = [form._replace(strips=2**k) for k in (range(7) if divisible(form) else range(1))]
+    if not form.remat and divisible(form):
+        choices = choices[:4] + [each._replace(remat=True) for each in choices[3:]]
+    return next((each for each in choices if estimate(each, layers, shape) <= free), choices[-1])
+
+
+def _rows(plan: Windows) -> Rows:
+    return Rows(*(jnp.asarray(each) for each in (plan.starts, plan.bounds[:-1], plan.bounds[1:])))
+
+
+def _cut(maps: Array, plan: Windows, rows: Rows) -> Array:
+    return lax.dynamic_slice_in_dim(maps, rows.start, plan.height)
+
+
+def _join(plan: Windows, parts: Array) -> Array:
+    """The whole maps of stacked windows."""
+    own = zip(parts, plan.bounds[:-1] - plan.starts, plan.bounds[1:] - plan.starts, strict=True)
+    return jnp.concatenate([part[begin:end] for part, begin, end in own])
+
+
+def _own(plan: Windows, rows: Rows) -> Float[Array, "height 1"]:
+    """1 for the rows of a window that are of its strip, else 0."""
+    row = rows.start + jnp.arange(plan.height)
+    return ((row >= rows.begin) & (row < rows.end)).astype(jnp.float32)[:, None]
+
+
+def _own_pooled(plan: Windows, rows: Rows, pooled: Array) -> Float[Array, "height 1 1"]:
+    """The same for a window's pooled maps."""
+    return _own(plan, rows)[: 2 * len(pooled) : 2, :, None]
+
+
+def _convolve(
+    network: vgg.PreparedNetwork, names: Sequence[str], maps: Array, known: Mapping[str, Features]
+) -> dict[str, Features]:
+    """The maps of a block's layers, of which what the gradient needs may be known."""
+    found = {}
     for name in names:
-        maps, scale = vgg.layer(network, name, maps), 2 ** vgg.halvings(name)
-        row = rows.start // scale + jnp.arange(len(maps))
-        mine = ((row >= rows.begin // scale) & (row < rows.end // scale)).astype(maps.dtype)
-        yield Seen(name, maps, rows.start // scale, jnp.broadcast_to(mine[:, None], maps.shape[:2]))
+        maps = found[name] = vgg.convolve(network, name, maps, known.get(name))
+    return found
 
 
-def _zeros(function: Callable, *arguments: Any) -> Any:
-    """What a function gives, all zeros."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+def _through(
+    network: vgg.PreparedNetwork,
+    names: Sequence[str],
+    plan: Windows,
+    maps: Array,
+    leave: Callable[[Rows, Mapping[str, Features]], Any],
+) -> tuple[Array, Any]:
+    """What a block gives to the next, and what `leave` makes of each window's rows and maps, stacked."""
 
+    def go(whole: Array, rows: Rows) -> tuple[Array, Any]:
+        found = _convolve(network, names, _cut(maps, plan, rows), {})
+        given = vgg.pool(network, found[names[-1]])
+        there = lax.dynamic_slice_in_dim(whole, rows.start // 2, len(given))
+        given = jnp.where(_own_pooled(plan, rows, given) > 0, given, there)
+        return lax.dynamic_update_slice_in_dim(whole, given, rows.start // 2, 0), leave(rows, found)
 
-def _added(function: Callable[[Rows, Image], Any], rows: Rows, view: Callable[[Rows], Image]) -> Any:
-    """The sum of a function over all windows."""
-    first = jax.tree.map(lambda each: each[0], rows)
-
-    def add(total: Any, one: Rows) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(one, view(one))), None
-
-    return lax.scan(add, _zeros(function, first, view(first)), rows)[0]
+    height, width, _ = maps.shape
+    channels = network.filters[names[-1]].bias.size
+    return lax.scan(go, jnp.zeros((height // 2, width // 2, channels), maps.dtype), _rows(plan))
 
 
 def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """What `objective.evaluate` gives, in `form.strips` strips.
 
-    Memory is that of one window and of some images; time is that of one more forward pass, and of the halo.
+    What the gradient needs of the maps is kept whole, but for the first block, whose maps are the largest: they are
+    computed again. With `form.remat` those of all blocks are.
 
     Raises:
-      ValueError: the style loss has no means, or the content loss is no sum over positions.
+      ValueError: the style loss has no parts, or the content loss is no sum over positions.
     """
     if not divisible(form):
         raise ValueError("this form of the losses is no sum over positions, and has no strips")
-    rows, view = _cut(image, list(problem.network.filters), form.strips)
-    sums = functools.partial(_sums, form, problem, image.shape)
-    total = _added(sums, rows, view)
-    style, slopes = jax.value_and_grad(functools.partial(_style, form, problem))(total.means)
-    tv, gradient = jax.value_and_grad(lambda image: problem.tv_weight * form.variation(image))(image)
+    network, maps, blocks = problem.network, image, []
+    for names, plan in zip(network.blocks, plans(len(image), network.blocks, form.strips), strict=True):
+        sums = functools.partial(_parts, form, problem, image.shape, plan)
+        again = form.remat or maps is image
 
-    def pull(gradient: Image, one: Rows) -> tuple[Image, None]:
-        window = view(one)
-        _, back = jax.vjp(functools.partial(sums, one), window)
-        (own,) = back(Sums(jnp.ones_like(total.content), slopes))
-        own += lax.dynamic_slice_in_dim(gradient, one.start, len(window))
-        return lax.dynamic_update_slice_in_dim(gradient, own, one.start, 0), None
+        def leave(rows: Rows, found: Mapping[str, Features], sums: Any = sums, again: bool = again) -> Any:
+            return sums(rows, found), {} if again else _kept(problem, found)
 
-    gradient, _ = lax.scan(pull, gradient, rows)
-    return Evaluation(total.content + style + tv, Terms(total.content, style, tv), gradient)
+        given, (parts, known) = _through(network, names, plan, maps, leave)
+        blocks.append((_Block(names, plan, maps, sums), parts, known))
+        maps = given
+    content = sum(jnp.sum(parts.content) for _, parts, _ in blocks)
+    style, slopes = jax.value_and_grad(functools.partial(_style, form, problem))(
+        [parts.style for _, parts, _ in blocks]
+    )
+    tv, gradient_tv = jax.value_and_grad(lambda image: problem.tv_weight * form.variation(image))(image)
+    gradient = jnp.zeros_like(maps)
+    for (block, parts, known), slope in zip(reversed(blocks), reversed(slopes), strict=True):
+        each = _rows(block.plan), Parts(jnp.ones_like(parts.content), slope), known
+        gradient = _pull(network, block, gradient, each)
+    return Evaluation(content + style + tv, Terms(content, style, tv), gradient + gradient_tv)
 
 
-def _style(form: Form, problem: Problem, means: Sequence[Mapping[str, Any]]) -> Scalar:
+class _Block(NamedTuple):
+    """A block's layers and windows, the maps that it is given, and the parts of a window's rows and maps."""
+
+    names: Sequence[str]
+    plan: Windows
+    maps: Array
+    sums: Callable[[Rows, Mapping[str, Features]], Parts]
+
+
+def _kept(problem: Problem, maps: Mapping[str, Features]) -> dict[str, Array]:
+    """What the gradient needs of a block's maps.
+
+    A layer without losses lets through what is positive and what its pooling takes, for which a byte is enough where
+    pooling has no other slopes.
+    """
+    kept, pooled = {}, list(maps)[-1]
+    for name, found in maps.items():
+        if name in problem.content_targets or name in problem.style_weights:
+            kept[name] = found
+        elif name != pooled:
+            kept[name] = found > 0
+        elif problem.network.pooling == "l2":
+            kept[name] = found
+        else:
+            given, back = jax.vjp(functools.partial(vgg.pool, problem.network), found)
+            kept[name] = (found > 0) & (back(jnp.ones_like(given))[0] > 0)
+    return kept
+
+
+def _pull(
+    network: vgg.PreparedNetwork,
+    block: _Block,
+    above: Array,
+    windows: tuple[Rows, Parts, Mapping[str, Array]],
+) -> Array:
+    """The gradient with respect to what a block is given.
+
+    It takes the place of the maps that the block is given, row by row as no window needs them any more.
+
+    Args:
+      network, block: what it goes through.
+      above: the gradient with respect to what the block gives to the next.
+      windows: their rows, the slopes of their parts, and what was kept of their maps.
+    """
+    plan, (rows, _, kept) = block.plan, windows
+    following = jnp.append(rows.start[1:], len(block.maps))
+    overlap = plan.height - min(np.diff(plan.starts), default=plan.height)
+
+    def pull(carry: tuple[Array, Array], each: Any) -> tuple[tuple[Array, Array], None]:
+        (maps, before), ((rows, slopes, kept), after) = carry, each
+        known = {name: maps.astype(jnp.float32) for name, maps in kept.items()}
+
+        def forward(cut: Array) -> tuple[Array, Parts]:
+            found = _convolve(network, block.names, cut, known)
+            return vgg.pool(network, found[block.names[-1]]), block.sums(rows, found)
+
+        cut = _cut(maps, plan, rows)
+        (given, _), back = jax.vjp(forward, cut)
+        deeper = lax.dynamic_slice_in_dim(above, rows.start // 2, len(given))
+        (found,) = back((_own_pooled(plan, rows, given) * deeper, slopes))
+        found += jnp.pad(before, ((0, plan.height - overlap), (0, 0), (0, 0)))
+        done = (rows.start + jnp.arange(plan.height) < after)[:, None, None]
+        maps = lax.dynamic_update_slice_in_dim(maps, jnp.where(done, found, cut), rows.start, 0)
+        found = jnp.pad(found, ((0, overlap), (0, 0), (0, 0)))
+        return (maps, lax.dynamic_slice_in_dim(found, after - rows.start, overlap)), None
+
+    maps = jnp.zeros_like(block.maps) if kept else block.maps
+    nothing = jnp.zeros((overlap, *maps.shape[1:]), maps.dtype)
+    return lax.scan(pull, (maps, nothing), (windows, following))[0][0]
+
+
+def _style(form: Form, problem: Problem, parts: Sequence[Sequence[Mapping[str, Any]]]) -> Scalar:
+    """The style term, of the parts by block, region and layer."""
     return sum(
-        problem.style_weights[name] * region.weight * form.style.distance(found[name], region.targets[name])
-        for region, found in zip(problem.regions, means, strict=True)
-        for name in found
+        problem.style_weights[name]
+        * region.weight
+        * form.style.distance(form.style.join(left), region.targets[name])
+        for block in parts
+        for region, found in zip(problem.regions, block, strict=True)
+        for name, left in found.items()
     )
 
 
-def _sums(form: Form, problem: Problem, shape: Sequence[int], rows: Rows, window: Image) -> Sums:
-    """What one window adds: of each layer's rows those that belong to its strip."""
-    content = jnp.zeros((), window.dtype)
-    means: list[dict[str, Any]] = [{} for _ in problem.regions]
-    for name, maps, first, own in _through(problem.network, list(problem.network.filters), rows, window):
-        here = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=len(maps))
+def _parts(
+    form: Form,
+    problem: Problem,
+    shape: Sequence[int],
+    plan: Windows,
+    rows: Rows,
+    maps: Mapping[str, Features],
+) -> Parts:
+    """What one window leaves of an image of this shape: of each layer's rows those that belong to its strip."""
+    own, content = _own(plan, rows), jnp.zeros(())
+    style: list[dict[str, Any]] = [{} for _ in problem.regions]
+    here = functools.partial(_cut, plan=plan, rows=rows)
+    for name, found in maps.items():
         if name in problem.content_targets:
             guide = own if problem.content_guides is None else own * here(problem.content_guides[name])
-            loss = form.content(maps, here(problem.content_targets[name]), guide)
+            guide = jnp.broadcast_to(guide, found.shape[:2])
+            loss = form.content(found, here(problem.content_targets[name]), guide)
             content += problem.content_weights[name] * loss
         if name in problem.style_weights:
-            for region, found in zip(problem.regions, means, strict=True):
+            for region, parts in zip(problem.regions, style, strict=True):
                 guide = region.guides and region.guides[name]
-                found[name] = form.style.means(maps, own * _weights(name, shape, guide, here))
-    return Sums(content, means)
+                parts[name] = form.style.part(found, own * _weights(name, shape, guide, here))
+    return Parts(content, style)
 
 
-def _weights(
-    name: str, shape: Sequence[int], guide: Guide | None, here: Callable[[Guide], Guide]
-) -> Guide | float:
+def _weights(name: str, shape: Sequence[int], guide: Guide | None, here: Callable[[Guide], Guide]) -> Guide:
     """What positions of a window count at a layer, of an image of this shape."""
-    scale = 2 ** vgg.halvings(name)
-    return 1 / ((shape[0] // scale) * (shape[1] // scale)) if guide is None else here(position_weights(guide))
+    if guide is not None:
+        return here(position_weights(guide))
+    height, width = (side >> vgg.halvings(name) for side in shape[:2])
+    return jnp.full((1, width), 1 / (height * width), jnp.float32)
 
 
 # --- targets ------------------------------------------------------------------------------------------------------
 
 
 def reading(strips: int) -> Read:
-    """How `objective.pose` takes pictures through the network in strips, by the memory of one window.
+    """How `objective.pose` takes pictures through the network in strips, by the memory of a window and of block 2.
 
-    Targets of a style loss that has `means` are these.
+    The style loss must have parts.
     """
     return Read(functools.partial(_features, strips), functools.partial(_targets, strips))
 
@@ -187,19 +331,15 @@ def reading(strips: int) -> Read:
 def _features(
     strips: int, network: vgg.PreparedNetwork, picture: Image, layers: Collection[str]
 ) -> dict[str, Features]:
-    names = _down_to(network, layers)
-    rows, view = _cut(picture, names, strips)
+    maps, taken = picture, {}
+    for names, plan in _down_to(network, len(picture), layers, strips):
 
-    def write(found: dict[str, Features], one: Rows) -> tuple[dict[str, Features], None]:
-        found = dict(found)
-        for name, maps, first, own in _through(network, names, one, view(one)):
-            if name in found:
-                there = lax.dynamic_slice_in_dim(found[name], first, len(maps))
-                mine = jnp.where(own[..., None] > 0, maps, there)
-                found[name] = lax.dynamic_update_slice_in_dim(found[name], mine, first, 0)
-        return found, None
+        def leave(rows: Rows, found: Mapping[str, Features]) -> dict[str, Features]:
+            return {name: maps for name, maps in found.items() if name in layers}
 
-    return lax.scan(write, _zeros(lambda: dict(vgg.features(network, picture, layers))), rows)[0]
+        maps, left = _through(network, names, plan, maps, leave)
+        taken |= {name: _join(plan, windows) for name, windows in left.items()}
+    return taken
 
 
 def _targets(
@@ -212,21 +352,25 @@ def _targets(
     key: Array,
 ) -> dict[str, Any]:
     del key
-    names = _down_to(network, groups)
-    rows, view = _cut(picture, names, strips)
+    maps, taken = picture, {}
+    for names, plan in _down_to(network, len(picture), groups, strips):
 
-    def means(one: Rows, window: Image) -> dict[str, Any]:
-        found = {}
-        for name, maps, first, own in _through(network, names, one, window):
-            if name in groups:
-                here = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=len(maps))
+        def leave(rows: Rows, found: Mapping[str, Features], plan: Windows = plan) -> dict[str, Any]:
+            here, own, parts = functools.partial(_cut, plan=plan, rows=rows), _own(plan, rows), {}
+            for name in [name for name in found if name in groups]:
                 weights = own * _weights(name, picture.shape, guides and guides[name], here)
-                found[name] = form.style.means(maps, weights)
-        return found
+                parts[name] = form.style.part(found[name], weights)
+            return parts
 
-    return _added(means, rows, view)
+        maps, left = _through(network, names, plan, maps, leave)
+        taken |= {name: form.style.join(parts) for name, parts in left.items()}
+    return taken
 
 
-def _down_to(network: vgg.PreparedNetwork, layers: Collection[str]) -> list[str]:
-    """The network's layers down to the deepest of some."""
-    return [name for name in network.filters if name <= max(layers)]
+def _down_to(
+    network: vgg.PreparedNetwork, height: int, layers: Collection[str], strips: int
+) -> list[tuple[list[str], Windows]]:
+    """The network's layers by block, down to the deepest of some, and the windows of each."""
+    blocks = [[name for name in names if name <= max(layers)] for names in network.blocks]
+    blocks = [names for names in blocks if names]
+    return list(zip(blocks, plans(height, blocks, strips), strict=True))

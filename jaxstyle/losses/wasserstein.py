@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxstyle.losses.base import StyleLoss, mean_by_share, position_weights
-from jaxstyle.losses.gram import guided_gram
+from jaxstyle.losses.gram import guided_gram, weighted_gram
 from jaxstyle.losses.terms import Array, Features, Gram, Guide, Scalar
 
 #: The Wasserstein loss blurs both distributions by noise, whose variance in each direction is this fraction of the
@@ -30,15 +30,48 @@ def gaussian(features: Features, guide: Guide | None) -> Gaussian:
     return Gaussian(mean, guided_gram(features - mean[None, None], guide))
 
 
-def wasserstein(features: Features, guide: Guide | None, target: Gaussian) -> Scalar:
-    """W₂² / N between the Gaussians of the features' mean and covariance, both blurred by `BLUR`.
+class Part(NamedTuple):
+    """The weights' sum, and the mean and covariance of the features by them; zeros where nothing weighs."""
+
+    weight: Scalar
+    gaussian: Gaussian
+
+
+def part(features: Features, weights: Guide) -> Part:
+    """What a part of an image has of its mean and covariance, centred by its own mean: nothing large cancels."""
+    total = jnp.sum(weights)
+    own = weights / jnp.where(total > 0, total, 1)
+    mean = jnp.tensordot(own, features, 2)
+    return Part(total, Gaussian(mean, weighted_gram(features - mean[None, None], own)))
+
+
+def join(parts: Part) -> Gaussian:
+    """Mean and covariance of the whole from those of its parts, stacked.
+
+    Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", equation 1.3.
+    """
+    total = jnp.sum(parts.weight)
+    shares = parts.weight / jnp.where(total > 0, total, 1)
+    mean = shares @ parts.gaussian.mean
+    moved = parts.gaussian.mean - mean[None]
+    return Gaussian(
+        mean, jnp.tensordot(shares, parts.gaussian.covariance, 1) + (moved * shares[:, None]).T @ moved
+    )
+
+
+def distance(found: Gaussian, target: Gaussian) -> Scalar:
+    """W₂² / N between Gaussians of N channels, both blurred by `BLUR`.
 
     W₂² = |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½): Dowson and Landau 1982, "The Fréchet Distance between
     Multivariate Normal Distributions". The program crowsonkb/style-transfer-pytorch has it as a style loss.
     """
-    mean, covariance = gaussian(features, guide)
-    moved = jnp.sum((mean - target.mean) ** 2)
-    return (moved + squared_bures(blur(covariance), blur(target.covariance))) / mean.size
+    moved = jnp.sum((found.mean - target.mean) ** 2)
+    return (moved + squared_bures(blur(found.covariance), blur(target.covariance))) / found.mean.size
+
+
+def wasserstein(features: Features, guide: Guide | None, target: Gaussian) -> Scalar:
+    """The `distance` of the features' mean and covariance to a target."""
+    return distance(gaussian(features, guide), target)
 
 
 def blur(covariance: Gram) -> Gram:
@@ -107,4 +140,6 @@ def orthogonal_factor(matrix: Gram, smallest: float) -> Gram:
     return jax.lax.scan(improve, matrix, jnp.array(scales, matrix.dtype))[0]
 
 
-STYLE_LOSS = StyleLoss(lambda features, guide, key: gaussian(features, guide), mean_by_share, wasserstein)
+STYLE_LOSS = StyleLoss(
+    lambda features, guide, key: gaussian(features, guide), mean_by_share, wasserstein, part, join, distance
+)

@@ -85,15 +85,25 @@ def prepare(kernel: Float[Array, "3 3 in out"], bias: Float[Array, " out"], meth
     return Filters(jnp.asarray(forward), jnp.asarray(_flip_transformed(forward)), jnp.asarray(bias))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def convolve_relu(
-    maps: Float[Array, "height width in"], filters: Filters, rows: int | None = None
+    maps: Float[Array, "height width in"],
+    filters: Filters,
+    known: Float[Array, "height width out"] | None = None,
+    rows: int | None = None,
 ) -> Float[Array, "height width out"]:
     """max(0, 3×3 convolution + bias), zero-padded to the same size.
 
-    Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero. With `rows`
-    the result is 0 after so many.
+    Differentiable once, with respect to `maps` alone: the filters are constants, their gradient is zero.
+
+    Args:
+      maps: what is convolved.
+      filters: see `prepare`.
+      known: given in place of the result, which is not computed; the gradient needs of it where it is positive.
+      rows: after so many the result is 0.
     """
+    if known is not None:
+        return known
     result = jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
     # Without the barrier each reader of the result computes it anew, and what it comes from is kept as well.
     return lax.optimization_barrier(first_rows(result, rows))
@@ -104,14 +114,14 @@ def first_rows(maps: Maps, rows: int | None) -> Maps:
     return maps if rows is None else jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, 0)
 
 
-def _convolve_relu_forward(maps, filters, rows):
-    result = convolve_relu(maps, filters, rows)
+def _convolve_relu_forward(maps, filters, known, rows):
+    result = convolve_relu(maps, filters, known, rows)
     return result, (result, filters.backward)
 
 
 def _convolve_relu_backward(rows, residuals, gradient):
     result, kernel = residuals
-    return _convolve(jnp.where(result > 0, gradient, 0), kernel), None
+    return _convolve(jnp.where(result > 0, gradient, 0), kernel), None, None
 
 
 convolve_relu.defvjp(_convolve_relu_forward, _convolve_relu_backward)

@@ -108,12 +108,26 @@ def prepare(
     )
 
 
-def layer(
-    network: PreparedNetwork, name: str, maps: Float[Array, "height width channels"]
-) -> Float[Array, "height' width' channels'"]:
-    """Feature maps of one layer from those of the layer before, or from the image.
+def pool(
+    network: PreparedNetwork, maps: Float[Array, "height width channels"]
+) -> Float[Array, "height//2 width//2 channels"]:
+    """What a block is given of the last maps of the one before; an odd last row or column is left out."""
+    return convolution.POOLING[network.pooling](maps)
 
-    At the beginning of a block but the first, the maps are pooled; an odd last row or column is left out.
+
+def convolve(
+    network: PreparedNetwork,
+    name: str,
+    maps: Float[Array, "height width channels"],
+    known: Float[Array, "height width channels'"] | None = None,
+) -> Float[Array, "height width channels'"]:
+    """Feature maps of one layer from those of the layer before in its block, or from what the block is given.
+
+    Args:
+      network: the network.
+      name: the layer.
+      maps: what it convolves.
+      known: in place of the result: see `convolution.convolve_relu`.
     """
     filters, rows = network.filters[name], network.rows and network.rows >> halvings(name)
     if name == "block1_conv1":
@@ -121,11 +135,21 @@ def layer(
         if network.padding == "edge":
             if rows is not None:  # what is below continues the edge too
                 maps = jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, maps[rows - 1 : rows])
-            around = jnp.pad(maps, ((1, 1), (1, 1), (0, 0)), "edge")
-            return convolution.convolve_relu(around, filters, rows and rows + 1)[1:-1, 1:-1]
-    elif name.endswith("_conv1"):
-        maps = convolution.POOLING[network.pooling](maps)
-    return convolution.convolve_relu(convolution.first_rows(maps, rows), filters, rows)
+            frame = (1, 1), (1, 1), (0, 0)
+            known, around = known if known is None else jnp.pad(known, frame), jnp.pad(maps, frame, "edge")
+            return convolution.convolve_relu(around, filters, known, rows and rows + 1)[1:-1, 1:-1]
+    return convolution.convolve_relu(convolution.first_rows(maps, rows), filters, known, rows)
+
+
+def layer(
+    network: PreparedNetwork, name: str, maps: Float[Array, "height width channels"]
+) -> Float[Array, "height' width' channels'"]:
+    """Feature maps of one layer from those of the layer before, or from the image.
+
+    At the beginning of a block but the first, the maps are pooled.
+    """
+    begins = name.endswith("_conv1") and name != "block1_conv1"
+    return convolve(network, name, pool(network, maps) if begins else maps)
 
 
 def features(

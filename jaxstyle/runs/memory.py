@@ -78,7 +78,7 @@ def at_size(needed: int, constant: int, pixels: float) -> int:
     return int(constant + (needed - constant) * pixels)
 
 
-def check(needed: int, free: int, height: int, width: int, constant: int = 0) -> None:
+def check(needed: int, free: int, height: int, width: int, constant: int = 0, helps: str = "") -> None:
     """Refuses a run that would not fit, before it is killed.
 
     Args:
@@ -86,6 +86,7 @@ def check(needed: int, free: int, height: int, width: int, constant: int = 0) ->
         nearly proportional.
       free: bytes, see `available`.
       constant: see `at_size`.
+      helps: the flag that would need less, if there is one.
 
     Raises:
       UserError: there is not as much; the text tells the largest size that fits.
@@ -94,7 +95,7 @@ def check(needed: int, free: int, height: int, width: int, constant: int = 0) ->
         longer = int(max(height, width) * (max(free - constant, 0) / (needed - constant)) ** 0.5)
         raise UserError(
             f"--size: {width}x{height} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            f"free; about --size={longer} would fit, and --strips=4 or --remat takes less"
+            f"free; about --size={longer} would fit" + (f", and {helps} takes less" if helps else "")
         )
 
 
