@@ -598,7 +598,7 @@ def test_one_file_can_be_photo_and_style_at_two_sizes(folder, stylize):
         (["--content="], "--content="),
         (["--size=2000", "--style_scale=20"], "--style_scale"),
         (["--optimizer=scipy-lbfgs:history_size=1000000"], "history_size"),
-        (["--size=6000", "--scales=1"], "--size: 6000x"),
+        (["--size=6000", "--scales=1", "--strips=1"], "--size: 6000x"),
     ],
 )
 def test_what_no_memory_holds_is_refused_at_once(folder, start, flags, named):
