@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from jaxstyle.runs.signals import Interrupted
 
 from . import arm, cluster, lanes, launch, settings, task, yardstick
 from .cache import Cache, signature
+from .pairs import PICTURES, read_pairs
 from .settings import Settings
 
 #: What is optimised, and from where: what differs from the flags.
@@ -44,15 +44,6 @@ PROBLEMS: Mapping[str, Mapping[str, Any]] = {
     "noise": {"init": "noise"},
     "article": {"loss": "ivanov2017", "init": "ivanov2017"},
     "wasserstein": {"style_loss": "wasserstein", "style_weight": 1.0},
-}
-
-#: The variable that names the folder of pairs.json.
-PICTURES = "JAXSTYLE_PICTURES"
-
-#: Pairs where the variable is not set.
-SAMPLES = {
-    "tuning": [["sample:cat", "sample:night"], ["sample:portrait", "sample:facets"]],
-    "test": [["sample:portrait", "sample:night"], ["sample:cat", "sample:facets"]],
 }
 
 #: Rates around the best that are tried on every tuning pair.
@@ -148,44 +139,6 @@ def parse_contestant(text: str, given: Settings) -> Contestant:
         return Contestant(text, catalogue.parse(text, given.loss, given.parametrization), False)
     spec = catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
     return Contestant(text, spec, True)
-
-
-def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settings]:
-    """Pairs for `tuning` or `test` by name, the first `count` of them.
-
-    Raises:
-      UserError: the folder has no pairs.json of this form, or a picture is not there.
-    """
-    folder = os.environ.get(PICTURES)
-    if not folder:
-        pairs = SAMPLES[kind]
-    else:
-        path = pathlib.Path(folder, "pairs.json")
-        try:
-            pairs = [(str(photo), str(style)) for photo, style in json.loads(path.read_text("utf-8"))[kind]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{PICTURES}: {path}: no {{"{kind}": [[photo, style], …]}} there: {error}'
-            ) from error
-    folders = [pathlib.Path(each) for each in (folder, os.environ.get("JAXSTYLE_IVANOV2017")) if each]
-
-    def find(name: str) -> str:
-        if name.startswith("sample:"):
-            return name
-        for each in folders:
-            if (each / name).is_file():
-                return str(each / name)
-        raise UserError(f"{PICTURES}: {name} of pairs.json is in none of {', '.join(map(str, folders))}")
-
-    return {
-        f"{stem(photo)} + {stem(style)}": dataclasses.replace(base, content=find(photo), style=(find(style),))
-        for photo, style in pairs[:count]
-    }
-
-
-def stem(name: str) -> str:
-    """A picture's name in a table."""
-    return pathlib.PurePath(name.removeprefix("sample:")).stem.replace("_", " ")
 
 
 # --- running ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from jaxstyle.lab import records
+from jaxstyle.lab import records, study
 from jaxstyle.lab.records import Arm, Rate
 from jaxstyle.runs import journal
 
@@ -210,4 +210,45 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     note = "broad: within 10 %\nof the best\ncross: diverged"
     figure.legend(loc="outside right upper", frameon=False, title=note, title_fontsize=8)
+    return figure
+
+
+#: The two planes of style against content: a field of measured rows, and what its axis says, for each direction.
+_PLANES = (
+    (
+        ("self_similarity", "self-similarity distance to the photo: lower has more of it"),
+        ("effectiveness", "effectiveness: higher has more of the style"),
+    ),
+    (
+        ("lpips", "LPIPS to the photo: lower has more of it"),
+        ("style", "style distance, layers held out: lower has more of the style"),
+    ),
+)
+
+
+def planes(found: Mapping[str, Mapping[str, float]], families: Mapping[str, str]) -> Figure:
+    """Style against content by two pairs of measures, a curve for each family of arms, and the fronts in grey.
+
+    Args:
+      found: by arm its measures.
+      families: by arm what has one curve, whose arms follow each other.
+    """
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
+    palette = colours(families.values())
+    for axes, ((x, xlabel), (y, ylabel)) in zip(figure.subplots(1, 2), _PLANES, strict=True):
+        points = {arm: (row[x], row[y]) for arm, row in found.items()}
+        sign = np.array([1, -1 if y == "effectiveness" else 1])
+        values = np.array([*points.values()])
+        front = study.front(values * sign)
+        axes.plot(*values[front].T, color="#9aa3b0", lw=5, alpha=0.35, zorder=0)
+        for family, colour in palette.items():
+            mine = np.array([points[arm] for arm in found if families[arm] == family])
+            axes.plot(*mine.T, "o-", color=colour, ms=6, lw=1.2, label=family)
+        for arm, point in points.items():
+            weight = arm.rpartition(" ")[2]
+            axes.annotate(weight, point, xytext=(5, 3), textcoords="offset points", fontsize=8)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="numbers: style weight\ngrey: the front")
     return figure

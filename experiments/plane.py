@@ -1,0 +1,170 @@
+"""Which style loss, at which weight? How much style for how much of the photo -> a table and the plane of both.
+
+python -m experiments.plane --arm=gram:3,10,30 --arm=wasserstein:0.3,1,3 --test_pairs=2 --workdir=runs/plane
+
+Each style loss paints the test pairs at each of its weights, and the pictures are measured as by
+`experiments.measure`. `plane.png` has the means over pairs, of effectiveness against self-similarity and of style
+distance against LPIPS, with the fronts: no other arm has more of the style and of the photo. `tables.md` has all
+measures and the time of an evaluation. Pairs are those of `experiments.study`; all other flags are shared by all
+arms. What has run is not run again; with a --size that fixes both sides each style loss is compiled once.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from jaxstyle import files
+from jaxstyle.errors import UserError
+from jaxstyle.lab import figures
+from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.runs import journal, workdir
+
+from . import arm, launch, settings, task, yardstick
+from .cache import Cache
+from .pairs import PICTURES, read_pairs
+from .settings import Settings
+
+_ARM = flags.DEFINE_multi_string(
+    "arm", ["gram:3,10,30", "wasserstein:0.3,1,3"], "A style loss as NAME:weight,weight; repeatable."
+)
+_TEST_PAIRS = flags.DEFINE_integer("test_pairs", None, "Only the first so many test pairs.", lower_bound=1)
+_OPTIMIZER = flags.DEFINE_string("optimizer", Settings.optimizer, "As in stylize.")
+_WORKDIR = launch.define_workdir("plane")
+
+flags.adopt_module_key_flags(launch)
+
+#: Flags that the command decides itself, and by what.
+OWN = {"content": PICTURES, "style": PICTURES, "style_loss": "--arm", "style_weight": "--arm"}
+
+#: Flags that may differ when it goes on.
+CHANGEABLE = ("arm", "test_pairs")
+
+#: Of the table, by the field of a measured row.
+COLUMNS = {
+    "effectiveness": "effectiveness",
+    "style": "style distance",
+    "sifid": "SIFID",
+    "palette": "palette",
+    "lpips": "LPIPS",
+    "self_similarity": "self-similarity",
+}
+
+
+class Arm(NamedTuple):
+    """A style loss at a weight."""
+
+    style_loss: str
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.style_loss} {self.weight:g}"
+
+
+def parse_arm(text: str) -> list[Arm]:
+    """The arms of `NAME:weight,weight`.
+
+    Raises:
+      UserError: no such style loss, or a weight that is none.
+    """
+    name, _, weights = text.partition(":")
+    if name not in STYLE_LOSSES:
+        raise UserError(
+            f"--arm={text}: must be one of {', '.join(STYLE_LOSSES)}, with weights as in gram:3,10"
+        )
+    try:
+        found = [float(each) for each in weights.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(0 <= each < math.inf for each in found):
+        raise UserError(f"--arm={text}: weights must be numbers of 0 or more, as in {name}:3,10")
+    return [Arm(name, each) for each in found]
+
+
+def complete(
+    arms: list[Arm],
+    pairs: Mapping[str, Settings],
+    directory: pathlib.Path,
+    cache: Cache,
+    conduct: launch.Conduct,
+) -> dict[str, dict[str, Any]]:
+    """Runs and measures what is missing, a pair at a time; the rows of all by the folders of their runs."""
+    path, by = directory / "measured.json", cache.get("yardstick", yardstick.load)
+    rows = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for pair, base in pairs.items():
+        for each in arms:
+            folder = directory / "arms" / f"{each} {pair}".replace(" ", "_")
+            if folder.name in rows:
+                continue
+            given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
+            arm.complete(task.pose(given, cache), given.optimizer, folder, cache, conduct)
+            metrics = journal.read_metrics(folder / "metrics.csv")
+            seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
+            steps = seconds[evaluations > 0] / evaluations[evaluations > 0]  # none once converged
+            measured = yardstick.measure(folder / "image.png", given, by, cache)
+            rows[folder.name] = {
+                "arm": str(each),
+                "pair": pair,
+                "milliseconds": 1000 * float(steps.min()),
+            } | measured
+            files.write_atomically(path, json.dumps(rows, indent=1).encode())
+    return rows
+
+
+def means(rows: Mapping[str, Mapping[str, Any]], arms: list[Arm]) -> dict[str, dict[str, float]]:
+    """By arm the means over the pairs that all arms have, and of the times the least."""
+    names = [str(each) for each in arms]
+    of = {name: {row["pair"]: row for row in rows.values() if row["arm"] == name} for name in names}
+    shared = set.intersection(*(set(each) for each in of.values()))
+    found = {}
+    for name in names:
+        mine = [of[name][pair] for pair in shared]
+        found[name] = {field: float(np.mean([row[field] for row in mine])) for field in COLUMNS}
+        found[name]["milliseconds"] = min(row["milliseconds"] for row in mine)
+        found[name]["pairs"] = len(mine)
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """In Markdown."""
+    head = ["arm", *COLUMNS.values(), "ms an evaluation, least"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for name, row in found.items():
+        lines.append([name, *(f"{row[field]:.3g}" for field in COLUMNS), f"{row['milliseconds']:.0f}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    base, texts, above = (
+        settings.read(optimizer=_OPTIMIZER.value),
+        tuple(_ARM.value),
+        (_TEST_PAIRS.value, _WORKDIR.value),
+    )
+    conduct, cache = launch.conduct(), Cache()
+    for name, instead in OWN.items():
+        if settings.given(name):
+            raise UserError(f"--{name}: the plane has its own, by {instead}")
+    arms = list(dict.fromkeys(each for text in texts for each in parse_arm(text)))
+    (count, where), pairs = above, None
+    pairs = read_pairs("test", count, base)
+    shown = {"content": None, "style": None, "style_loss": None, "style_weight": None}
+    record = settings.record(base, **shown, arm=texts, test_pairs=count)
+    directory = (
+        workdir.find(launch.RUNS, "plane", record, CHANGEABLE) if where is None else pathlib.Path(where)
+    )
+    with workdir.claimed(directory):
+        workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE)
+        found = means(complete(arms, pairs, directory, cache, conduct), arms)
+        files.write_atomically(directory / "tables.md", table(found).encode())
+        families = {str(each): each.style_loss for each in arms}
+        files.write_atomically(directory / "plane.png", figures.png(figures.planes(found, families)))
+    print(f"plane: {directory / 'plane.png'}")
+
+
+if __name__ == "__main__":
+    launch.run(main)
