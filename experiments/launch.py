@@ -49,7 +49,8 @@ DEVICES = flags.DEFINE_integer(
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder for compiled programs; by default jaxstyle in the user's cache folder, none if empty.",
+    "Folder for compiled programs; by default $JAX_COMPILATION_CACHE_DIR or jaxstyle in the user's cache folder, "
+    "none if empty.",
 )
 flags.adopt_module_key_flags(settings)
 
@@ -88,6 +89,8 @@ class Runtime(NamedTuple):
 def runtime() -> Runtime:
     """The flags of this process."""
     folder = COMPILATION_CACHE.value
+    if folder is None:
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
@@ -246,6 +249,6 @@ def set_up(given: Runtime) -> None:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     if given.devices and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", given.devices)  # which a GPU does not mind
+    jax.config.update("jax_compilation_cache_dir", given.compilation_cache or None)
     if given.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", given.compilation_cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -109,7 +109,7 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
             return subprocess.Popen(
                 [*command, f"--workdir={workdir}"],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,

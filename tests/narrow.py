@@ -1,17 +1,26 @@
-"""Runs a command on a network of random weights and few channels, so that tests need not wait for VGG16.
+"""Commands on a network of random weights and few channels, so that tests need not wait for VGG16.
 
-python tests/narrow.py experiments.compare --steps=3 ...
+    done = narrow.run("experiments.compare", "--steps=3", ...)
+
+Each is a process with its own pid, pipes, folder and environment, forked from one that has imported what all commands
+import; `python tests/narrow.py experiments.compare --steps=3 ...` starts one from nothing.
 """
 
 import atexit
+import contextlib
 import functools
+import json
 import os
 import pathlib
 import runpy
+import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import Any
 
 import numpy as np
@@ -22,24 +31,134 @@ from jaxstyle.quality import photo
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@functools.cache
-def _cache() -> str:
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    return folder
-
-
 def command(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
-    """Arguments for `subprocess` that run a command so. Compiled programs are shared until Python ends."""
-    ours = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": _cache(), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    """Arguments for `subprocess` that run a command so, for what only a process from nothing can show."""
     return {
         "args": [sys.executable, __file__, module, *arguments],
         "cwd": ROOT,
-        "env": os.environ | ours | environment,
+        "env": os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
         "text": True,
     }
+
+
+class Process:
+    """A command that has been started: what tests need of `subprocess.Popen`."""
+
+    def __init__(self, module: str, *arguments: str, cwd: pathlib.Path = ROOT, **environment: str):
+        order, orders = os.pipe()
+        self._ends, ended = os.pipe()
+        output, out = os.pipe()
+        self.stdout, self.stderr = open(output), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        socket.send_fds(_server()[0], [b"!"], [order, ended, out, self.stderr.fileno()])
+        for mine in (order, ended, out):
+            os.close(mine)
+        with open(orders, "w") as stream:
+            json.dump([[module, *arguments], str(cwd), dict(os.environ) | environment], stream)
+        self.pid = int(os.read(self._ends, 16))
+        self.returncode: int | None = None
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.communicate()
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float = 240) -> int:
+        """The exit status, of a signal its negative."""
+        if self.returncode is None:
+            if not select.select([self._ends], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            self.returncode = os.waitstatus_to_exitcode(int(os.read(self._ends, 16)))
+            os.close(self._ends)
+        return self.returncode
+
+    def communicate(self, timeout: float = 240) -> tuple[str, str]:
+        """Standard output and error, once it has ended; it is killed if that takes longer."""
+        timer = threading.Timer(timeout, self.kill)
+        timer.start()
+        with self.stdout or contextlib.nullcontext():
+            output = self.stdout.read() if self.stdout and not self.stdout.closed else ""
+        self.wait(timeout)
+        timer.cancel()
+        if self.stderr.closed:
+            return output, ""
+        with self.stderr:
+            self.stderr.seek(0)
+            return output, self.stderr.read()
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run(
+    module: str, *arguments: str, cwd: pathlib.Path = ROOT, check: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, which is to be a good one with `check`."""
+    process = Process(module, *arguments, cwd=cwd, **environment)
+    output, errors = process.communicate()
+    assert not (check and process.returncode), errors
+    return subprocess.CompletedProcess([module, *arguments], process.returncode, output, errors)
+
+
+@functools.cache
+def _server() -> tuple[socket.socket, subprocess.Popen]:
+    """The process that forks, which ends with this one, and the way to it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore:os.fork:RuntimeWarning", __file__, f"{theirs.fileno()}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    return ours, process
+
+
+def _await_order(orders: socket.socket) -> list[str]:
+    """Forks at each order; the arguments are returned in the fork, which is to run them."""
+    from experiments import arm, launch, task  # noqa: F401 - what commands have in common
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who waits for a command waits for itself
+    while True:
+        said, ends, *_ = socket.recv_fds(orders, 1, 4)
+        if not said:
+            os._exit(0)
+        if not os.fork():
+            break
+        for end in ends:
+            os.close(end)
+    orders.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    order, ended, out, err = ends
+    with open(order) as stream:
+        arguments, folder, environment = json.load(stream)
+    if child := os.fork():
+        os.close(out)
+        os.close(err)
+        os.write(ended, f"{child:16}".encode())
+        os.write(ended, f"{os.waitpid(child, 0)[1]:16}".encode())
+        os._exit(0)
+    os.close(ended)
+    for end, standard in ((out, 1), (err, 2)):
+        os.dup2(end, standard)
+        os.close(end)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    return arguments
 
 
 def network() -> vgg.Network:
@@ -55,7 +174,9 @@ def network() -> vgg.Network:
 
 def _python() -> str:
     """A Python for the jobs that a command starts, in which they are as narrow as the command."""
-    script = pathlib.Path(_cache(), "python")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    script = pathlib.Path(folder, "python")
     job = "-u -m submitit.core._submit"
     script.write_text(
         f'#!/bin/sh\ncase "$*" in\n"{job} "*) shift 2; exec {sys.executable} -u {__file__} "$@";;\n'
@@ -66,8 +187,10 @@ def _python() -> str:
 
 
 if __name__ == "__main__":
-    sys.executable = _python()
     weights.load = lambda name: weights.Weights(name, "vgg16", network(), "0" * 64)
     weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]
+    if sys.argv[0].isdecimal():
+        sys.argv = _await_order(socket.socket(fileno=int(sys.argv[0])))
+    sys.executable = _python()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

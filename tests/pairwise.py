@@ -212,7 +212,7 @@ def main() -> None:
     faults, met = 0, set()
     statuses = Counter()
     with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{name}/cache")
         pictures = pathlib.Path(name)
         write_pictures(pictures)
         for number, flags in enumerate(itertools.islice(drawn, parsed.sets)):

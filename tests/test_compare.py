@@ -3,17 +3,16 @@
 import csv
 import json
 import signal
-import subprocess
 import time
 
+import narrow
 import numpy as np
 import pytest
-from narrow import command
 from PIL import Image
 
 
 def start(*arguments, **environment):
-    return subprocess.run(**command("experiments.compare", *arguments, **environment), check=False)
+    return narrow.run("experiments.compare", *arguments, **environment)
 
 
 def metrics(directory):
@@ -140,7 +139,7 @@ def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(s
         *("--optimizer=adam", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
     )
     directory = tmp_path / "run"
-    with subprocess.Popen(**command("experiments.compare", *flags, f"--workdir={directory}")) as process:
+    with narrow.Process("experiments.compare", *flags, f"--workdir={directory}") as process:
         deadline = time.monotonic() + 60
         while not any((directory / "arms/lbfgs/checkpoints").glob("[0-9]*")):
             assert process.poll() is None
@@ -160,7 +159,7 @@ def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(s
 
     again = tmp_path / "again"
     record = directory / "arms/lbfgs/run.flags"
-    subprocess.run(**command("experiments.stylize", f"--flagfile={record}", f"--workdir={again}"), check=True)
+    narrow.run("experiments.stylize", f"--flagfile={record}", f"--workdir={again}", check=True)
     assert (again / "run.flags").read_text() == record.read_text()
     np.testing.assert_array_equal(metrics(again), metrics(directory / "arms/lbfgs"))
     assert (again / "image.png").read_bytes() == (directory / "arms/lbfgs/image.png").read_bytes()
@@ -175,8 +174,8 @@ def test_each_seed_has_its_own_directions(tmp_path, study):
     done = start(*flags, "--optimizer=lbfgs", "--seeds=2", f"--workdir={tmp_path / 'both'}")
     assert done.returncode == 0, done.stderr
     pixels = ("--optimizer=lbfgs", "--parametrization=pixels", "--seed=1")
-    alone = command("experiments.stylize", *flags, *pixels, f"--workdir={tmp_path / 'alone'}")
-    subprocess.run(**alone, check=True)
+    alone = (*flags, *pixels, f"--workdir={tmp_path / 'alone'}")
+    narrow.run("experiments.stylize", *alone, check=True)
     first, second = (metrics(tmp_path / "both/arms" / name) for name in ("lbfgs", "lbfgs-seed1"))
     np.testing.assert_array_equal(second, metrics(tmp_path / "alone"))
     assert not np.array_equal(first, second)

@@ -9,7 +9,7 @@ def test_a_comparison_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pa
     flags = (
         *("--size=32", "--steps=8", "--convolution=direct", "--checkpoint_seconds=0"),
         *(f"--optimizer={optimizer}" for optimizer in OPTIMIZERS),
-        *(f"--compilation_cache={tmp_path / 'cache'}", *make_pictures(tmp_path)),
+        *make_pictures(tmp_path),
     )
     counts = check((sys.executable, "tests/narrow.py", "experiments.compare", *flags), tmp_path, kills=2)
     assert sum(counts.values()) == 2 + counts["runs"]

@@ -3,11 +3,10 @@
 import json
 import math
 import pathlib
-import subprocess
 
+import narrow
 import numpy as np
 import pytest
-from narrow import command
 
 from jaxstyle.lab import study, study_report
 from jaxstyle.runs import workdir
@@ -209,9 +208,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "run"
-    done = subprocess.run(
-        **command("experiments.study", *FLAGS, f"--workdir={folder}", JAXSTYLE_PICTURES=""), check=False
-    )
+    done = narrow.run("experiments.study", *FLAGS, f"--workdir={folder}", JAXSTYLE_PICTURES="")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -243,22 +240,18 @@ def folder(each):
 def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
     before = {path: path.stat().st_mtime_ns for path in ran.glob("arms/*/metrics.csv")}
     more = (*FLAGS, "--optimizer=dog", f"--workdir={ran}")
-    done = subprocess.run(**command("experiments.study", *more, JAXSTYLE_PICTURES=""), check=False)
+    done = narrow.run("experiments.study", *more, JAXSTYLE_PICTURES="")
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "dog" in (ran / "tables.md").read_text()
-    other = subprocess.run(
-        **command("experiments.study", *FLAGS, "--seed=1", f"--workdir={ran}"), check=False
-    )
+    other = narrow.run("experiments.study", *FLAGS, "--seed=1", f"--workdir={ran}")
     assert other.returncode == 2
     assert "differ in seed" in other.stderr
 
 
 def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
     curves = ran / "curves.npz"
-    done = subprocess.run(
-        **command("experiments.study", f"--curves={curves}", f"--workdir={tmp_path}"), check=False
-    )
+    done = narrow.run("experiments.study", f"--curves={curves}", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tables.md").read_text() == (ran / "tables.md").read_text()
     assert (tmp_path / "curves.npz").read_bytes() == curves.read_bytes()
@@ -277,10 +270,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
-    done = subprocess.run(
-        **command("experiments.study", *flags, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES=""),
-        check=False,
-    )
+    done = narrow.run("experiments.study", *flags, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES="")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert named in done.stderr
 
@@ -288,10 +278,7 @@ def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
 def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     (tmp_path / "pairs.json").write_text(json.dumps({"tuning": [["a.png", "sample:night"]], "test": []}))
     flags = (*FLAGS, f"--workdir={tmp_path / 'run'}")
-    done = subprocess.run(
-        **command("experiments.study", *flags, JAXSTYLE_PICTURES=str(tmp_path), JAXSTYLE_IVANOV2017=""),
-        check=False,
-    )
+    done = narrow.run("experiments.study", *flags, JAXSTYLE_PICTURES=str(tmp_path), JAXSTYLE_IVANOV2017="")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "JAXSTYLE_PICTURES: a.png" in done.stderr
     assert not (tmp_path / "run").exists()

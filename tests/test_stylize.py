@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import narrow
 import numpy as np
 import pytest
 import tifffile
@@ -29,19 +30,11 @@ def start(folder):
     """Starts the command on a small network, with small pictures unless the first flag names others."""
     pictures = make_pictures(folder)
 
-    def start(*arguments, **options):
-        shared = [f"--compilation_cache={folder / 'cache'}", "--size=32", "--convolution=direct"]
+    def start(*arguments, **environment):
+        shared = ["--size=32", "--convolution=direct"]
         if not arguments[0].startswith(("--flagfile", "--content")):
             shared += pictures
-        return subprocess.Popen(
-            [sys.executable, "tests/narrow.py", "experiments.stylize", *shared, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "true"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
+        return narrow.Process("experiments.stylize", *shared, *arguments, **environment)
 
     return start
 
@@ -50,8 +43,8 @@ def start(folder):
 def stylize(start):
     """Runs the command to its end: exit status, standard output, standard error without progress bars."""
 
-    def run(*arguments, **options):
-        process = start(*arguments, **options)
+    def run(*arguments, **environment):
+        process = start(*arguments, **environment)
         output, errors = process.communicate(timeout=120)
         return process.returncode, output, errors
 
@@ -169,9 +162,14 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(fold
     process.communicate()
     kept = checkpoints(workdir)
     limit = 20_000  # bytes of a file
-    status, _, errors = stylize(
-        *flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    done = subprocess.run(
+        **narrow.command(
+            "experiments.stylize", "--size=32", "--convolution=direct", *make_pictures(folder), *flags
+        ),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        check=False,
     )
+    status, errors = done.returncode, done.stderr
     assert status == 2
     assert "Traceback" not in errors
     line = f"stylize: --workdir={workdir}: cannot write there: File too large; what is there is kept"
@@ -494,15 +492,7 @@ def test_measure_needs_the_folder_of_a_run(tmp_path):
 @pytest.fixture
 def verify():
     def verify(directory):
-        return subprocess.run(
-            [sys.executable, "tests/narrow.py", "experiments.verify", f"--workdir={directory}"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return narrow.run("experiments.verify", f"--workdir={directory}")
 
     return verify
 
@@ -656,16 +646,7 @@ def test_results_of_a_few_pixels_are_read_back(folder, stylize):
 def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_path):
     def run(*arguments):
         pictures = (f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}:2", "--size=32")
-        done = subprocess.run(
-            [sys.executable, ROOT / "tests/narrow.py", "experiments.stylize", *pictures, *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return narrow.run("experiments.stylize", *pictures, *arguments, cwd=tmp_path, check=True).stdout
 
     assert "picture: runs/content-style/image.png" in run("--steps=2")
     assert "picture: runs/content-style-2/image.png" in run("--steps=3")

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
+import narrow
 import numpy as np
 import pytest
-from narrow import command
 from PIL import Image
 
 from jaxstyle.lab import records
@@ -29,10 +29,7 @@ RATES = "--learning_rates=3,0.1,1e30,1,10"
 def sweep(flags, tmp_path_factory):
     directory = tmp_path_factory.mktemp("sweep")
     arms = ("--optimizer=adam", "--optimizer=gd")
-    done = subprocess.run(
-        **command("experiments.sweep", *flags, *arms, RATES, "--chunk=2", f"--workdir={directory}"),
-        check=False,
-    )
+    done = narrow.run("experiments.sweep", *flags, *arms, RATES, "--chunk=2", f"--workdir={directory}")
     assert done.returncode == 0, done.stderr
     with open(directory / "sweep.csv", newline="") as file:
         return directory, done.stdout, list(csv.DictReader(file))
@@ -52,7 +49,7 @@ def test_there_is_a_row_for_each_rate_and_lanes_that_diverge_leave_others_alone(
 def test_a_lane_agrees_with_a_run_alone(sweep, flags, tmp_path):
     directory, _, _ = sweep
     alone = ("--optimizer=adam:learning_rate=3", f"--workdir={tmp_path}")
-    subprocess.run(**command("experiments.stylize", *flags, *alone), check=True)
+    narrow.run("experiments.stylize", *flags, *alone, check=True)
     expected = np.loadtxt(tmp_path / "metrics.csv", delimiter=",", skiprows=1)
     with open(directory / "curves.csv", newline="") as file:
         rows = [
@@ -80,9 +77,7 @@ def test_it_names_the_best_rate(sweep):
     ],
 )
 def test_a_mistake_is_one_line(flag, named, flags, tmp_path):
-    done = subprocess.run(
-        **command("experiments.sweep", *flags, flag, f"--workdir={tmp_path / 'run'}"), check=False
-    )
+    done = narrow.run("experiments.sweep", *flags, flag, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert named in done.stderr
@@ -91,7 +86,7 @@ def test_a_mistake_is_one_line(flag, named, flags, tmp_path):
 
 def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_path):
     flags = (*flags, "--steps=100", "--learning_rates=1,10", "--checkpoint_seconds=0")
-    with subprocess.Popen(**command("experiments.sweep", *flags, f"--workdir={tmp_path / 'a'}")) as process:
+    with narrow.Process("experiments.sweep", *flags, f"--workdir={tmp_path / 'a'}") as process:
         deadline = time.monotonic() + 60
         while not any((tmp_path / "a").glob("parts/*/checkpoints/[0-9]*")):
             assert process.poll() is None
@@ -101,7 +96,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
         assert process.wait() == 130, process.stderr.read()
     assert not (tmp_path / "a/sweep.csv").exists()
     for name in ("a", "b"):
-        subprocess.run(**command("experiments.sweep", *flags, f"--workdir={tmp_path / name}"), check=True)
+        narrow.run("experiments.sweep", *flags, f"--workdir={tmp_path / name}", check=True)
     assert (tmp_path / "a/curves.csv").read_text() == (tmp_path / "b/curves.csv").read_text()
 
 
@@ -112,14 +107,14 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(flags, tmp_path):
     flags = (*flags, "--learning_rates=1,10", "--checkpoint_seconds=0", f"--workdir={tmp_path}")
     done = subprocess.run(
-        **command("experiments.sweep", *flags),
+        **narrow.command("experiments.sweep", *flags),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         check=False,
     )
     assert done.returncode == 2, done.stderr
     assert f"sweep: --workdir={tmp_path}: cannot write there: File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    subprocess.run(**command("experiments.sweep", *flags), check=True)
+    narrow.run("experiments.sweep", *flags, check=True)
 
 
 SIGNALLED = """
@@ -142,13 +137,13 @@ launch.run(sweep.main)
 
 def test_a_signal_in_the_last_step_of_a_chunk_ends_the_sweep_there(flags, tmp_path):
     flags = (*flags, "--learning_rates=1,10", "--chunk=1", f"--workdir={tmp_path}")
-    process = command("experiments.sweep", *flags)
+    process = narrow.command("experiments.sweep", *flags)
     process["args"] = [sys.executable, "-c", SIGNALLED, *flags]
     done = subprocess.run(**process, check=False)
     assert done.returncode == 143, done.stderr
     assert len(list(tmp_path.glob("parts/*/rows.npy"))) == 1
     assert not list(tmp_path.glob("parts/*/checkpoints/*"))
-    subprocess.run(**command("experiments.sweep", *flags), check=True)
+    narrow.run("experiments.sweep", *flags, check=True)
     assert (tmp_path / "sweep.csv").exists()
 
 
@@ -157,7 +152,7 @@ def test_a_sweep_of_another_photo_is_refused_by_its_name(flags, tmp_path):
     flags = (f"--content={photo}", *flags[1:], "--learning_rates=1", f"--workdir={tmp_path / 'run'}")
     for shade, status in ((0, 0), (0, 0), (9, 2)):
         Image.new("RGB", (40, 32), (shade, 100, 200)).save(photo)
-        done = subprocess.run(**command("experiments.sweep", *flags), check=False)
+        done = narrow.run("experiments.sweep", *flags)
         assert done.returncode == status, done.stderr
     assert f"{photo} changed since" in done.stderr
 

@@ -3,12 +3,11 @@
 import collections
 import csv
 import signal
-import subprocess
 import time
 
+import narrow
 import numpy as np
 import pytest
-from narrow import command
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
@@ -77,13 +76,12 @@ def test_what_a_killed_process_had_half_written_is_left_out(tmp_path):
 
 def test_an_interrupted_run_has_the_points_of_its_metrics(tmp_path):
     arguments = (*SMALL, "--steps=300", "--scales=1", "--optimizer=adam", f"--workdir={tmp_path}")
-    process = command("experiments.stylize", *arguments, "--checkpoint_seconds=0")
-    with subprocess.Popen(**process) as running:
+    with narrow.Process("experiments.stylize", *arguments, "--checkpoint_seconds=0") as running:
         while running.poll() is None and not (tmp_path / "metrics.csv").exists():
             time.sleep(0.02)
         running.send_signal(signal.SIGTERM)
     assert running.returncode == 143
-    again = subprocess.run(**command("experiments.stylize", *arguments), check=False)
+    again = narrow.run("experiments.stylize", *arguments)
     assert again.returncode == 0, again.stderr
     rows, found = journal.read_metrics(tmp_path / "metrics.csv"), read(tmp_path / "tensorboard")
     assert [step for step, _ in found["loss/style"]] == list(range(301))
@@ -97,14 +95,14 @@ def test_an_interrupted_run_has_the_points_of_its_metrics(tmp_path):
 
 def test_arms_of_a_comparison_and_rates_of_a_sweep_have_their_hyperparameters(tmp_path):
     arms = ("--optimizer=adam:learning_rate=3", "--optimizer=lbfgs", "--steps=2", "--save_every=1")
-    compare = command("experiments.compare", *SMALL, *arms, f"--workdir={tmp_path / 'compare'}")
-    assert subprocess.run(**compare, check=False).returncode == 0
+    compare = (*SMALL, *arms, f"--workdir={tmp_path / 'compare'}")
+    assert narrow.run("experiments.compare", *compare).returncode == 0
     adam = tmp_path / "compare" / "arms" / "adam-learning_rate=3" / "tensorboard"
     assert hyperparameters(adam)["optimizer"] == "adam"
     assert hyperparameters(adam)["learning_rate"] == 3
     assert [step for step, _ in read(adam)["image"]] == [0, 1, 2]
     rates = ("--learning_rates=1,2", "--steps=2", f"--workdir={tmp_path / 'sweep'}")
-    assert subprocess.run(**command("experiments.sweep", *SMALL, *rates), check=False).returncode == 0
+    assert narrow.run("experiments.sweep", *SMALL, *rates).returncode == 0
     lanes = {path.name: path for path in (tmp_path / "sweep" / "tensorboard").iterdir()}
     assert {name: hyperparameters(path)["learning_rate"] for name, path in lanes.items()} == {
         "adam-1.0": 1,
