@@ -140,17 +140,13 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def main() -> None:
-    base, texts, above = (
-        settings.read(optimizer=_OPTIMIZER.value),
-        tuple(_ARM.value),
-        (_TEST_PAIRS.value, _WORKDIR.value),
-    )
+    base, texts = settings.read(optimizer=_OPTIMIZER.value), tuple(_ARM.value)
+    count, where = _TEST_PAIRS.value, _WORKDIR.value
     conduct, cache = launch.conduct(), Cache()
     for name, instead in OWN.items():
         if settings.given(name):
             raise UserError(f"--{name}: the plane has its own, by {instead}")
     arms = list(dict.fromkeys(each for text in texts for each in parse_arm(text)))
-    (count, where), pairs = above, None
     pairs = read_pairs("test", count, base)
     shown = {"content": None, "style": None, "style_loss": None, "style_weight": None}
     record = settings.record(base, **shown, arm=texts, test_pairs=count)

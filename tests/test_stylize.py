@@ -659,7 +659,8 @@ def test_the_commands_are_listed_with_a_line_each():
         [sys.executable, "-m", "experiments"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     names = [line.split()[2].removeprefix("experiments.") for line in done.stdout.splitlines()[:-1]]
-    assert names == ["benchmark", "compare", "measure", "studio", "study", "stylize", "sweep", "verify"]
+    known = ["benchmark", "compare", "measure", "plane", "studio", "study", "stylize", "sweep", "verify"]
+    assert names == known
 
 
 def test_two_processes_that_race_for_one_workdir_leave_one_whole_run(folder, start, whole):

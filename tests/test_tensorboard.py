@@ -113,7 +113,7 @@ def test_arms_of_a_comparison_and_rates_of_a_sweep_have_their_hyperparameters(tm
 
 def test_the_step_sizes_of_a_line_search_are_there(tmp_path):
     flags = "--steps=3", "--scales=1", "--optimizer=lbfgs", f"--workdir={tmp_path}"
-    assert subprocess.run(**command("experiments.stylize", *SMALL, *flags), check=False).returncode == 0
+    assert narrow.run("experiments.stylize", *SMALL, *flags).returncode == 0
     found = read(tmp_path / "tensorboard")
     assert [step for step, _ in found["stepsize"]] == [1, 2, 3]
     assert all(size > 0 for _, size in found["stepsize"])
@@ -121,15 +121,14 @@ def test_the_step_sizes_of_a_line_search_are_there(tmp_path):
 
 def test_the_event_files_of_a_sweep_grow_with_it_and_have_no_step_twice(tmp_path):
     flags = "--learning_rates=1,2,1e30", "--chunk=2", "--steps=200", f"--workdir={tmp_path}"
-    process = command("experiments.sweep", *SMALL, *flags, "--checkpoint_seconds=0")
-    with subprocess.Popen(**process) as running:
+    with narrow.Process("experiments.sweep", *SMALL, *flags, "--checkpoint_seconds=0") as running:
         lane = tmp_path / "tensorboard" / "adam-2.0"
         while running.poll() is None and len(read(lane).get("loss/total", ())) < 5:
             time.sleep(0.02)
         running.send_signal(signal.SIGTERM)
     assert running.returncode == 143
     assert 5 <= len(read(lane)["loss/total"]) < 200
-    again = subprocess.run(**command("experiments.sweep", *SMALL, *flags), check=False)
+    again = narrow.run("experiments.sweep", *SMALL, *flags)
     assert again.returncode == 0, again.stderr
     with open(tmp_path / "curves.csv", newline="") as file:
         curves = list(csv.DictReader(file))
