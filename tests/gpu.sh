@@ -51,8 +51,7 @@ for size in $sizes; do
 done
 first=${sizes%% *}
 row again "$python" -m experiments.stylize --size="$first" --steps="$steps" --workdir="$workdir/runs/again"
-row same-bits cmp <("$python" -c "import numpy, PIL.Image, sys; sys.stdout.buffer.write(numpy.asarray(PIL.Image.open('$workdir/runs/$first/image.png')).tobytes())") \
-    <("$python" -c "import numpy, PIL.Image, sys; sys.stdout.buffer.write(numpy.asarray(PIL.Image.open('$workdir/runs/again/image.png')).tobytes())")
+row same-bits cmp "$workdir/runs/$first/image.png" "$workdir/runs/again/image.png"
 for precision in tensorfloat32 float32 bfloat16; do
     row "step-$precision" env JAX_DEFAULT_MATMUL_PRECISION="$precision" "$python" -m experiments.benchmark \
         --sizes="$benchmark_sizes" --convolutions=direct,winograd --optimizers=lbfgs --optimizers=adam
@@ -60,8 +59,8 @@ done
 if [ -n "$torch" ]; then
     row torch "$python" -m experiments.benchmark --sizes="$benchmark_sizes" --vs_torch --torch_python="$peer"
 fi
-rows=$("$python" -c "print(','.join(f'{10 ** (3 * k / $rates - 1):.4g}' for k in range($rates)))")
-row sweep "$python" -m experiments.sweep --optimizer=adam --learning_rates="$rows" --size=128 --steps="$steps" \
+grid=$("$python" -c "print(','.join(f'{10 ** (3 * k / $rates - 1):.4g}' for k in range($rates)))")
+row sweep "$python" -m experiments.sweep --optimizer=adam --learning_rates="$grid" --size=128 --steps="$steps" \
     --workdir="$workdir/runs/sweep"
 
 for log in step-tensorfloat32 step-float32 step-bfloat16 ${torch:+torch}; do
