@@ -28,6 +28,9 @@ from .cache import Cache, signature
 from .settings import Settings, record
 from .task import Task, needs_less, pose
 
+#: Seconds between two looks at a picture that is being made.
+LOOK_SECONDS = 2.0
+
 
 class Compiled(NamedTuple):
     """What one scale of an arm needs, compiled, and the seconds that this took.
@@ -193,6 +196,7 @@ def run(
     report: Callable[[np.ndarray], None],
     checkpoint_seconds: float,
     tensorboard: bool = False,
+    show: Callable[[np.ndarray], None] | None = None,
 ) -> loop.Result:
     """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
 
@@ -206,6 +210,7 @@ def run(
       report: is told each row of the metrics.
       checkpoint_seconds: see `loop.execute`.
       tensorboard: whether event files are written, to `tensorboard/`.
+      show: is shown the picture every few seconds, and the result.
     """
     settings, scales, grid = task.settings, len(task.shapes), mesh.grid(spread(spec, cache))
     manifest = describe(task, spec, grid.size)
@@ -227,7 +232,8 @@ def run(
 
     snapshots = directory / "snapshots"
     events = Events(directory / "tensorboard", choices(spec, settings.seed)) if tensorboard else None
-    pace, program = Pace(checkpoint_seconds), training.program(task.form, spec.name, spec.static)
+    pace, looks = Pace(checkpoint_seconds), Pace(LOOK_SECONDS)
+    program = training.program(task.form, spec.name, spec.static)
 
     def tell(row: np.ndarray) -> None:
         report(row)
@@ -245,10 +251,14 @@ def run(
             events.image(task.finish(image()))
         elif events and not settings.save_every:
             pace.keep(lambda: events.image(task.finish(image())))
+        if show:
+            looks.keep(lambda: show(task.finish(image())))
 
     def save(image: np.ndarray) -> None:
         if events:
             events.image(task.finish(image))
+        if show:
+            show(task.finish(image))
         pictures.write(directory / "image.png", task.finish(image), comment, bits=settings.bits)
         if settings.save_every:
             frames = [*sorted(snapshots.glob("*.png")), directory / "image.png"]

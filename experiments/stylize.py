@@ -20,6 +20,7 @@ from tqdm import tqdm
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
+from jaxstyle.lab.preview import Preview
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, workdir
 
@@ -38,6 +39,12 @@ _QUALITY = flags.DEFINE_integer(
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what the run would take: size, layers, memory, evaluations, time; and stop."
+)
+_PREVIEW = flags.DEFINE_bool(
+    "preview",
+    False,
+    "Draw the picture in the terminal while it is made, by kitty's protocol or sixel, else in coloured half blocks "
+    "(extra preview).",
 )
 _WORKDIR = launch.define_workdir("PHOTO-STYLE")
 
@@ -72,6 +79,7 @@ class Request(NamedTuple):
     output: str | None
     quality: int
     dry_run: bool
+    preview: Preview | None
     conduct: launch.Conduct
 
 
@@ -139,14 +147,22 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
             image = pictures.read_result(directory / "image.png", given.bits)
+            if request.preview:
+                request.preview.show(image)
             copy(image, record, directory, posed.settings, request)
             return
         print("compiling …", flush=True)
+        preview = request.preview
         with tqdm(total=given.steps, unit="step", disable=None) as bar:
 
             def report(row: np.ndarray) -> None:
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
                 bar.update(int(row[0]) - bar.n)
+
+            def on_compiled(seconds: float) -> None:
+                bar.write(f"compiled in {seconds:.1f} s")
+                if preview:
+                    preview.leave()
 
             result = arm.run(
                 posed,
@@ -154,10 +170,11 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
                 cache,
                 directory,
                 record,
-                on_compiled=lambda s: bar.write(f"compiled in {s:.1f} s"),
+                on_compiled=on_compiled,
                 report=report,
                 checkpoint_seconds=request.conduct.checkpoint_seconds,
                 tensorboard=request.conduct.tensorboard,
+                show=preview and preview.show,
             )
         tell(result)
         plot(directory)
@@ -244,7 +261,8 @@ def stylize_all(
 
 def main() -> None:
     given, where = settings.read(optimizer=_OPTIMIZER.value), _WORKDIR.value
-    request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, launch.conduct())
+    preview = Preview() if _PREVIEW.value and not _DRY_RUN.value else None
+    request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, preview, launch.conduct())
     cache, directory = Cache(launch.devices()), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)
     if request.output:

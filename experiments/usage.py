@@ -28,7 +28,7 @@ GROUPS = {
         *("weights", "pooling", "padding"),
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
-    "Where": ("output", "overwrite", "tensorboard", "compilation_cache"),
+    "Where": ("output", "overwrite", "tensorboard", "preview", "compilation_cache"),
     "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "devices", "convolution", "deterministic"),
     "Many runs": ("launcher", "jobs", "sbatch"),
 }
