@@ -7,18 +7,20 @@ import os
 import pathlib
 import struct
 import subprocess
+import sys
 import time
 import warnings
 import zlib
 
 import numpy as np
 import pillow_heif
+import pillow_jxl  # noqa: F401 - so that Pillow writes them
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from jaxstyle.errors import UserError
-from jaxstyle.images import decode, pictures, samples
+from jaxstyle.images import decode, jpegxl, pictures, samples
 from jaxstyle.images.encode import srgb_profile
 
 NATIVE = (32, 24)  # width, height of the pictures made here
@@ -226,7 +228,7 @@ def test_wide_gamut_is_converted_to_srgb(saved, name):
     np.testing.assert_allclose(pictures.read(path, NATIVE), converted, atol=1.0)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.heic", "a.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.heic", "a.jxl", "a.png"])
 def test_a_phones_display_p3_is_shown_in_its_own_colours(tmp_path, name):
     """Published pairs: sRGB's red is (234, 51, 35) in Display P3, its green (117, 251, 76); grey is grey."""
     colours = {(234, 51, 35): (255, 0, 0), (117, 251, 76): (0, 255, 0), (119, 119, 119): (119, 119, 119)}
@@ -239,6 +241,9 @@ def test_a_phones_display_p3_is_shown_in_its_own_colours(tmp_path, name):
         photo[0].info["icc_profile"] = display_p3_profile()
     else:
         options["icc_profile"] = display_p3_profile()
+    if name == "a.jxl":  # whose encoder writes no profile, but carries a JPEG
+        photo.save(tmp_path / "a.jpg", **options)
+        photo, options = Image.open(tmp_path / "a.jpg"), {"lossless_jpeg": True}
     photo.save(tmp_path / name, **options)
     found = pictures.read(tmp_path / name)
     for i, expected in enumerate(colours.values()):
@@ -543,9 +548,9 @@ def test_a_file_that_decodes_slowly_is_given_up(tmp_path, monkeypatch):
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P3 1000 1000 255\n" + b"1 " * 3_000_000)
     monkeypatch.setattr(decode, "MAX_SECONDS", 0.05)
-    start = time.monotonic()
+    start = time.process_time()  # which the machine's other work does not lengthen
     assert "takes longer than 0.05 s" in refusal(path)
-    assert time.monotonic() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_a_jpeg_of_many_scans_is_refused(tmp_path):
@@ -842,13 +847,48 @@ def test_a_huge_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
     [
         ("a.nef", b"MM\0*\0\0\0\x08", "raw file; export it as TIFF or JPEG"),
         ("a.raf", b"FUJIFILMCCD-RAW 0201", "raw file; export it as TIFF or JPEG"),
-        ("a.jxl", b"\xff\x0a\xfa\x1f", "is JPEG XL, which is not read; save it as PNG or JPEG"),
+        ("a.jxl", b"\xff\x0a\xfa\x1f", "cannot be decoded"),
         ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cannot be decoded"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_what_helps(tmp_path, name, data, says):
     (tmp_path / name).write_bytes(data + bytes(100))
     assert says in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (35, 20), (7, 600), (12_000, 5)])
+def test_jpeg_xl_has_its_pixels_and_its_size_is_known_before(tmp_path, size, boxed):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    file = tmp_path / "a.jxl"
+    Image.fromarray(pixels).save(file, lossless=True, use_container=boxed)
+    assert jpegxl.size(file.read_bytes()) == size
+    np.testing.assert_array_equal(pictures.read(file), pixels)
+
+
+def test_jpeg_xl_of_a_phone_held_upright_is_turned_once(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo = Image.new("RGB", (64, 32), "red")
+    photo.paste("blue", (32, 0, 64, 32))
+    photo.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as jpeg:  # whose bytes are carried
+        jpeg.save(tmp_path / "carried.jxl", lossless_jpeg=True)
+    found = pictures.read(tmp_path / "carried.jxl")
+    assert found.shape == (64, 32, 3)
+    np.testing.assert_array_equal(found, pictures.read(tmp_path / "a.jpg"))
+
+
+def test_jpeg_xl_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    large = 0b11 << 1 | (2**20 - 1) << 3 | 1 << 33  # 2²⁰ pixels a side: no eighths, 30 bits, as wide as high
+    (tmp_path / "a.jxl").write_bytes(b"\xff\x0a" + large.to_bytes(8, "little"))
+    assert "is 1048576x1048576 pixels" in refusal(tmp_path / "a.jxl")
+
+
+def test_what_reads_jpeg_xl_is_told_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.jxl")
+    assert "pip install 'jaxstyle[jpegxl]' brings what reads it" in refusal(tmp_path / "a.jxl")
 
 
 def test_an_address_is_told_to_be_downloaded():

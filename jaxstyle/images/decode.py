@@ -8,7 +8,7 @@ import warnings
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from jaxstyle.errors import UserError
-from jaxstyle.images import convert
+from jaxstyle.images import convert, jpegxl
 
 MAX_PIXELS = 2**26  # of a file: for these the hungriest decoder, JPEG 2000, takes 1.6 GB
 MAX_JPEG_PIXELS = 2**28  # of a JPEG that is decoded at a part of its size: progressive, it takes 1.6 GB
@@ -77,16 +77,16 @@ def decode(data: bytes, name: str, longer: int | None, managed: bool) -> Image.I
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with _open(data, name, longer) as image:
-                _check_size(image, name)  # before anything is decoded
+                _check_size(image.size, name)  # before anything is decoded
                 if image.info.get("progressive") and len(_SCAN.findall(data)) > MAX_SCANS:
                     raise UserError(f"{name}: has more than {MAX_SCANS} scans; save it anew")
                 image.load()
-                _check_size(image, name)  # an ICO tells its true size only now
+                _check_size(image.size, name)  # an ICO tells its true size only now
                 return convert.upright_rgb(image, managed)
         except UserError:
             raise
         except UnidentifiedImageError as error:
-            known = ", ".join((*FORMATS, "HEIF"))
+            known = ", ".join((*FORMATS, "HEIF", "JPEG XL"))
             raise UserError(f"{name}: is not a picture, or a damaged one; read are {known}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(
@@ -109,8 +109,6 @@ def _refuse_others(data: bytes, name: str) -> None:
     )
     if raw:  # many are TIFF files whose first picture is a tiny preview
         raise UserError(f"{name}: is a camera's raw file; export it as TIFF or JPEG")
-    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        raise UserError(f"{name}: is JPEG XL, which is not read; save it as PNG or JPEG")
 
 
 def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
@@ -119,6 +117,9 @@ def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
         from pillow_heif import HeifImageFile  # here, since few runs need it
 
         return HeifImageFile(_Timed(data))
+    if jpegxl.known(data):
+        _check_size(jpegxl.size(data), name)
+        return jpegxl.open_decoded(data, name)
     if data.startswith(b"\xff\xd8\xff"):
         image = JpegImagePlugin.JpegImageFile(_Timed(data))  # Image.open would refuse what is drafted here
         width, height = image.size
@@ -132,7 +133,7 @@ def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
     return Image.open(_Timed(data), formats=[each for each in FORMATS if each in Image.OPEN])
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
     if width * height > MAX_PIXELS:
         raise UserError(f"{name}: is {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read")

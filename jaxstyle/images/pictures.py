@@ -37,7 +37,7 @@ SUFFIXES = {
     ".tiff": "TIFF",
 }
 #: Of the files of a folder that are taken for photos.
-PHOTO_SUFFIXES = (*SUFFIXES, ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2")
+PHOTO_SUFFIXES = (*SUFFIXES, ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl")
 FILTERS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
 PHOTOS = {"portrait": "astronaut.png", "cat": "chelsea.png"}  # file names in scikit-image
 

@@ -51,7 +51,7 @@ async function copyText(button) {
 
 function easel(name) {
   const title = $(name).dataset.title;
-  const input = make("input", { type: "file", accept: "image/*,.heic,.heif,.tif,.tiff", data: { "aria-label": title } });
+  const input = make("input", { type: "file", accept: "image/*,.heic,.heif,.jxl,.tif,.tiff", data: { "aria-label": title } });
   const image = make("img", { alt: "", hidden: true });
   const drop = make("label", { className: "drop" }, image, make("span", {}, "drop or choose"), input);
   const label = make("p", { className: "name" });
