@@ -20,7 +20,7 @@ from jaxstyle.lab.tensorboard import Events
 from jaxstyle.losses import objective, rows
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, loop, memory, mesh, workdir
+from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 from jaxstyle.runs.clocks import Pace
 
 from . import launch, regions
@@ -58,6 +58,10 @@ def parse_optimizer(settings: Settings) -> catalogue.Spec:
     spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
     if settings.clip and spec.name in catalogue.ON_HOST:
         raise UserError(f"--clip: {spec.name} cannot clip its iterates; lbfgs can")
+    if processes.several() and spec.name in catalogue.ON_HOST:
+        raise UserError(
+            f"--optimizer={spec.name}: runs on one device of one process; lbfgs runs on those of several"
+        )
     return spec
 
 
@@ -214,6 +218,7 @@ def run(
     """
     settings, scales, grid = task.settings, len(task.shapes), mesh.grid(spread(spec, cache))
     manifest = describe(task, spec, grid.size)
+    processes.check_alike(manifest)
     regions.write(task.masks, directory)
 
     def load(number: int) -> loop.Programs:
@@ -238,22 +243,29 @@ def run(
     def tell(row: np.ndarray) -> None:
         report(row)
         if events:
-            events.row(row)
+            processes.first(lambda: events.row(row))
+
+    @processes.alone
+    def keep(step: int, image: np.ndarray) -> None:
+        if settings.save_every:
+            snapshots.mkdir(exist_ok=True)
+            pictures.write(snapshots / f"{step:06}.png", image)
+        if events:
+            events.image(image)
 
     def watch(step: int, state: training.TransferState, image: Callable[[], np.ndarray]) -> None:
         if events and (stepsize := program.stepsize(state)) is not None:
-            events.stepsize(float(stepsize))
-        due = step % (settings.save_every or settings.steps) == 0
-        if settings.save_every and due:
-            snapshots.mkdir(exist_ok=True)
-            pictures.write(snapshots / f"{step:06}.png", task.finish(image()))
-        if events and due:
-            events.image(task.finish(image()))
+            length = float(stepsize)
+            processes.first(lambda: events.stepsize(length))
+        if step % (settings.save_every or settings.steps) == 0:
+            if settings.save_every or events:
+                keep(step, task.finish(image()))
         elif events and not settings.save_every:
-            pace.keep(lambda: events.image(task.finish(image())))
+            pace.keep(lambda: keep(step, task.finish(image())))
         if show:
             looks.keep(lambda: show(task.finish(image())))
 
+    @processes.alone
     def save(image: np.ndarray) -> None:
         if events:
             events.image(task.finish(image))

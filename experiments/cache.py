@@ -19,7 +19,7 @@ class Cache:
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
         self._values: dict[Hashable, Any] = {}
-        self.devices = tuple(devices or jax.devices()[:1])
+        self.devices = tuple(devices or jax.local_devices()[:1])
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._values:

@@ -97,6 +97,8 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
     if importlib.util.find_spec("submitit") is None:
         raise UserError(f"--launcher={place}: needs submitit; pip install 'jaxstyle[cluster]' brings it")
     runtime = launch.runtime()
+    if runtime.company:
+        raise UserError(f"--launcher={place}: a job is one process; leave it out, or --processes")
     if (runtime.devices or 1) > 1:
         raise UserError(
             f"--devices={runtime.devices}: a job of --launcher takes one; leave one of the two out"

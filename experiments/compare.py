@@ -23,7 +23,7 @@ from absl import flags
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import claims, records, report
-from jaxstyle.runs import workdir
+from jaxstyle.runs import processes, workdir
 from jaxstyle.runs.signals import Interrupted
 
 from . import arm, cluster, inputs, launch, prefix, settings, task
@@ -155,6 +155,7 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@processes.alone
 def refresh(comparison: Comparison) -> None:
     """Writes what all arms come to so far."""
     directory = comparison.directory
@@ -237,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    launch.run(main, several=True)

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from jaxstyle.errors import UserError
 from jaxstyle.lab import tensorboard
-from jaxstyle.runs import memory
+from jaxstyle.runs import memory, processes
 
 from . import settings, spoken, usage
 
@@ -43,9 +43,23 @@ DEVICES = flags.DEFINE_integer(
     "devices",
     None,
     "Spread a picture's rows, or the lanes of a sweep, over so many devices; by default all GPUs, or one CPU, which "
-    "is shared by as many as are asked for. What runs on the host, and a job of --launcher, takes one.",
+    "is shared by as many as are asked for. --processes have equal shares. What runs on the host, and a job of "
+    "--launcher, takes one.",
     lower_bound=1,
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0 where --processes make a picture together, each by the same command but for --process. "
+    "srun of SLURM and mpirun of Open MPI tell all three.",
+)
+PROCESSES = flags.DEFINE_integer(
+    "processes",
+    None,
+    "How many there are, on this machine or others; 1 is alone, by srun too.",
+    lower_bound=1,
+)
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0)
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -78,23 +92,65 @@ def define_folder() -> flags.FlagHolder[str]:
     return flags.DEFINE_string("workdir", str(RUNS), "Folder of the runs that the command shows and makes.")
 
 
+class Company(NamedTuple):
+    """The processes that make a run together, and which this is. Without a coordinator JAX finds them."""
+
+    coordinator: str | None
+    count: int
+    index: int
+
+
+#: Variables in which what starts processes tells how many there are, and which this is.
+_RANKS = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+
+def company(coordinator: str | None, count: int | None, index: int | None) -> Company | None:
+    """The processes that this one is of, or None if it is alone: as flags tell, or else its variables.
+
+    Raises:
+      UserError: the flags do not fit together.
+    """
+    given = coordinator, count, index
+    for many, which in _RANKS:
+        if int(os.environ.get(many, 1)) > 1:
+            count, index = count or int(os.environ[many]), int(os.environ[which]) if index is None else index
+            break
+    else:
+        if count != 1 and given.count(None) in (1, 2):
+            raise UserError("--coordinator, --processes and --process: are given together, in each process")
+    if count in (None, 1):
+        return None
+    address = re.fullmatch(r".+:(\d{1,5})", coordinator or "any:1")
+    if not address or not 0 < int(address[1]) < 2**16:
+        raise UserError(f"--coordinator={coordinator}: must be HOST:PORT of process 0")
+    if index >= count:
+        raise UserError(f"--process={index}: the {count} of --processes are numbered from 0")
+    return Company(coordinator, count, index)
+
+
 class Runtime(NamedTuple):
     """What a process sets up before JAX starts: see the flags of these names. No `compilation_cache` is empty."""
 
     deterministic: bool
     compilation_cache: str
     devices: int | None
+    company: Company | None = None
 
 
 def runtime() -> Runtime:
-    """The flags of this process."""
+    """The flags of this process.
+
+    Raises:
+      UserError: see `company`.
+    """
     folder = COMPILATION_CACHE.value
     if folder is None:
         folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = "" if cache.startswith("~") else os.path.join(cache, "jaxstyle")  # nobody's home
-    return Runtime(flags.FLAGS["deterministic"].value, folder, DEVICES.value)
+    together = company(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    return Runtime(flags.FLAGS["deterministic"].value, folder, DEVICES.value, together)
 
 
 class Conduct(NamedTuple):
@@ -117,24 +173,32 @@ def conduct() -> Conduct:
 
 
 def devices() -> list[jax.Device]:
-    """The devices that --devices asks for.
+    """The devices that --devices asks for, of each process as many.
 
     Raises:
       UserError: there are not as many.
     """
-    found, count = jax.devices(), DEVICES.value
+    found, count, several = jax.devices(), DEVICES.value, jax.process_count()
     if count is None:
-        count = 1 if found[0].platform == "cpu" else len(found)
+        count = several if found[0].platform == "cpu" else len(found)
     if count > len(found):
         raise UserError(f"--devices={count}: there are {len(found)}; take as many or fewer")
-    return found[:count]
+    if count % several or len(found) % several:
+        raise UserError(f"--devices={count}: {several} processes cannot have equal shares of {len(found)}")
+    own = [[device for device in found if device.process_index == index] for index in range(several)]
+    return [device for some in own for device in some[: count // several]]
 
 
-def run(main: Callable[[], None]) -> None:
-    """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2."""
+def run(main: Callable[[], None], several: bool = False) -> None:
+    """Starts a command: parses flags, sets JAX up, and turns a user's mistake into one line and status 2.
+
+    Args:
+      main: the command.
+      several: whether several processes can run it together.
+    """
     for name in ("stdout", "stderr"):
         setattr(sys, name, _unbroken(getattr(sys, name)))
-    app.run(functools.partial(_guarded, main), flags_parser=_parse)
+    app.run(functools.partial(_guarded, main, several), flags_parser=_parse)
 
 
 class _Pipe(io.FileIO):
@@ -152,7 +216,7 @@ def _unbroken(stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
         return open(os.devnull, "w")
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False)),
+        io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w")),  # C++ has the other for itself
         encoding=stream.encoding,
         errors="backslashreplace",  # a file name need not be Unicode
         line_buffering=stream.line_buffering,
@@ -202,23 +266,32 @@ def _one_line_flags() -> Iterator[flags.Flag]:
 
 def _fail(error: Exception) -> None:
     print(f"{pathlib.Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+    processes.leave(2)
     sys.exit(2)
 
 
-def _guarded(main: Callable[[], None], _: Sequence[str]) -> None:
+def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
     from jaxstyle.runs.signals import Interrupted
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     end_on_signals()
-    set_up(runtime())
     try:
+        given = runtime()
+        if given.company and not several:
+            raise UserError(
+                f"--processes={given.company.count}: is for stylize and compare; with 1 each is alone"
+            )
+        set_up(given)
         main()
     except UserError as error:
         _fail(error)
     except Interrupted as interruption:
         print(f"interrupted by {interruption}; the same command goes on from here", file=sys.stderr)
         sys.exit(interruption.exit_status)
+    except Exception as error:
+        processes.await_verdict(error)
+        raise
 
 
 def end_on_signals() -> None:
@@ -243,12 +316,21 @@ def end_on_signals() -> None:
 
 
 def set_up(given: Runtime) -> None:
-    """Prepares this process for JAX, which has not started yet."""
+    """Prepares this process for JAX, which has not started yet.
+
+    Raises:
+      UserError: it is one of several that are not there, or were given other flags.
+    """
     memory.use_one_arena()
     if given.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     if given.devices and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", given.devices)  # which a GPU does not mind
+        own = -(-given.devices // (given.company.count if given.company else 1))
+        jax.config.update("jax_num_cpu_devices", own)  # which a GPU does not mind
     jax.config.update("jax_compilation_cache_dir", given.compilation_cache or None)
     if given.compilation_cache:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if given.company:
+        processes.join(*given.company)
+        said = flags.FLAGS.flag_values_dict()
+        processes.check_alike({f"--{name}": str(value) for name, value in said.items() if name != "process"})

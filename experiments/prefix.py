@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from jaxstyle.images import pictures
-from jaxstyle.runs import journal, workdir
+from jaxstyle.runs import journal, processes, workdir
 
 from .settings import Settings, record
 from .task import Task
@@ -30,6 +30,7 @@ def _longer(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[pathli
                 yield arm
 
 
+@processes.alone
 def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
     """Makes a finished run of an arm's first steps out of a longer one, where there is one and nothing has begun.
 

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures, regions, start
 from jaxstyle.network import vgg
+from jaxstyle.runs import processes
 
 from . import inputs
 from .cache import Cache
@@ -49,6 +50,7 @@ def pairs(found: Found | None) -> inputs.Regions:
     return list(zip(*found, strict=True)) if found else []
 
 
+@processes.alone
 def write(found: Found | None, directory: pathlib.Path) -> None:
     """Writes the masks to a run's folder, where they are not there already."""
     if found is None:

@@ -22,7 +22,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.lab.preview import Preview
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, loop, memory, mesh, workdir
+from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 
 from . import arm, inputs, launch, settings, task
 from .cache import Cache
@@ -146,7 +146,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
         if state in ("finished", "diverged"):
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
-            image = pictures.read_result(directory / "image.png", given.bits)
+            image = processes.first(lambda: pictures.read_result(directory / "image.png", given.bits))
             if request.preview:
                 request.preview.show(image)
             copy(image, record, directory, posed.settings, request)
@@ -197,6 +197,7 @@ def tell(result: loop.Result) -> None:
         print(f"loss {result.rows[0, 3]:.6g} -> {result.rows[-1, 3]:.6g} in {result.rows[-1, 2]:.1f} s")
 
 
+@processes.alone
 def plot(directory: pathlib.Path) -> None:
     """Draws the loss of a run that has ended to `losses.png`, unless it is there."""
     path = directory / "losses.png"
@@ -207,6 +208,7 @@ def plot(directory: pathlib.Path) -> None:
         files.write_atomically(path, figures.png(figures.terms(rows)))
 
 
+@processes.alone
 def copy(
     image: np.ndarray,
     record: str,
@@ -259,15 +261,26 @@ def stylize_all(
         )
 
 
+def terminal() -> Preview:
+    """Where --preview draws.
+
+    Raises:
+      UserError: there is no terminal that could show a picture, or there are several.
+    """
+    if processes.several():
+        raise UserError("--preview: draws in the terminal of one process; leave it out, or --processes")
+    return Preview()
+
+
 def main() -> None:
     given, where = settings.read(optimizer=_OPTIMIZER.value), _WORKDIR.value
-    preview = Preview() if _PREVIEW.value and not _DRY_RUN.value else None
+    preview = terminal() if _PREVIEW.value and not _DRY_RUN.value else None
     request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, preview, launch.conduct())
     cache, directory = Cache(launch.devices()), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)
     if request.output:
-        pictures.check_writable(request.output, given.bits)
-    found = photos(given.content)
+        processes.first(lambda: pictures.check_writable(request.output, given.bits))
+    found = processes.first(lambda: photos(given.content))
     if found == [given.content]:
         stylize(given, directory, request, cache)
     else:
@@ -275,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    launch.run(main, several=True)

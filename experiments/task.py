@@ -17,7 +17,7 @@ from jaxstyle.losses import objective, strips
 from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
-from jaxstyle.runs import memory
+from jaxstyle.runs import memory, processes
 
 from . import inputs, regions
 from .cache import Cache, signature
@@ -122,6 +122,7 @@ def with_strips(
     return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
 
 
+@processes.alone
 def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
     path = directory / "run.flags"

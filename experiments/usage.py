@@ -29,7 +29,8 @@ GROUPS = {
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "preview", "compilation_cache"),
-    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "devices", "convolution", "deterministic"),
+    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "deterministic"),
+    "On what": ("devices", "coordinator", "processes", "process"),
     "Many runs": ("launcher", "jobs", "sbatch"),
 }
 _GROUP = {name: group for group, names in GROUPS.items() for name in names}

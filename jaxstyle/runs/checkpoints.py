@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxstyle.runs import processes
+
 
 def _digest(folder: pathlib.Path) -> str:
     """Of the names and the bytes of all files in a folder."""
@@ -47,6 +49,10 @@ def _delete(path: pathlib.Path) -> None:
         path.unlink()
 
 
+#: Of several processes the first has the files, and orbax is not to wait for the others.
+_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
+
 class Checkpoints:
     """The newest two checkpoints of a run, by orbax.
 
@@ -59,16 +65,23 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path):
         self._directory = (directory / "checkpoints").absolute()
+        self._open()
+
+    @processes.alone
+    def _open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=_ALONE)
+        self._checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_ALONE)
         for path in self._directory.iterdir():
             if not path.name.isdecimal():
                 _delete(path)
 
+    @processes.alone
     def _steps(self) -> list[int]:
         """From the oldest to the newest."""
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
+    @processes.alone
     def save(self, step: int, state: Any, rows: np.ndarray) -> None:
         """Writes the checkpoint of a step, if that is not there."""
         if step in self._steps():
@@ -95,11 +108,13 @@ class Checkpoints:
         finally:
             room.unlink(missing_ok=True)
 
+    @processes.alone
     def clear(self) -> None:
         """Forgets all checkpoints: what has ended is not resumed."""
         for step in self._steps():
             self._forget(step)
 
+    @processes.alone
     def _forget(self, step: int) -> None:
         path = self._directory / str(step)
         _delete(path.rename(path.with_suffix(".old")))  # so that it is there whole or not at all
@@ -109,11 +124,7 @@ class Checkpoints:
         for step in reversed(self._steps()):
             like, tree = jax.tree.flatten(structure(step))
             try:
-                folder = self._directory / str(step)
-                if _digest(folder / "state") != (folder / "sha256").read_text():
-                    raise ValueError("its SHA-256 does not match")
-                leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
-                leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+                leaves = self._read(step)
                 rows = leaves.pop("rows")
                 state = [_from_numpy(leaves.get(f"{i:04}"), leaf) for i, leaf in enumerate(like)]
                 return jax.tree.unflatten(tree, state), rows
@@ -123,6 +134,14 @@ class Checkpoints:
                 logging.warning("checkpoint %d is damaged (%s); going back before it", step, reason)
                 self._forget(step)
         return None
+
+    @processes.alone
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        folder = self._directory / str(step)
+        if _digest(folder / "state") != (folder / "sha256").read_text():
+            raise ValueError("its SHA-256 does not match")
+        leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
+        return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxstyle.runs import processes
+
 #: A checkpoint is due no sooner than so many times what writing the last one took: 2.5 % of the time.
 REST = 40
 
@@ -29,10 +31,10 @@ class Pace:
     Args:
       seconds: between two checkpoints, more where writing one takes more than 2.5 % of it; 0 is one after every
         step, whatever it takes.
-      now: the time in seconds.
+      now: the time in seconds, the same in all processes.
     """
 
-    def __init__(self, seconds: float, now: Callable[[], float] = time.perf_counter):
+    def __init__(self, seconds: float, now: Callable[[], float] = processes.now):
         self._seconds, self._now = seconds, now
         self._written, self._cost = now(), 0.0
 

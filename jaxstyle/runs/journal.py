@@ -18,15 +18,26 @@ import numpy as np
 
 from jaxstyle.errors import UserError
 from jaxstyle.files import write_atomically
+from jaxstyle.runs import processes
 
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
 
 #: Of `environment`, what decides a result to the bit.
-DECISIVE = ("versions", "backend", "device", "devices", "cpu", "cores", "settings", "code_sha256")
+DECISIVE = (
+    "versions",
+    "backend",
+    "device",
+    "devices",
+    "processes",
+    "cpu",
+    "cores",
+    "settings",
+    "code_sha256",
+)
 
 #: What older manifests do not say.
-BEFORE = {"devices": 1}
+BEFORE = {"devices": 1, "processes": 1}
 
 #: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
 _SETTINGS = {
@@ -36,6 +47,7 @@ _SETTINGS = {
 }
 
 
+@processes.alone
 def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
     """Writes rows of `COLUMNS`; losses are float32, in the fewest digits that give them back exactly."""
     text = io.StringIO()
@@ -52,6 +64,7 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
     return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
 
 
+@processes.alone
 def write_manifest(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     # A file name that is not Unicode has lone surrogates; what takes their place is JSON for the same.
@@ -76,6 +89,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+@processes.alone
 def find_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
     """The manifest of a run, or None where there is none or it is damaged."""
     try:
@@ -93,6 +107,7 @@ def environment(devices: int = 1) -> dict[str, Any]:
         "backend": device.platform,
         "device": device.device_kind,
         "devices": devices,
+        "processes": jax.process_count(),
         "cpu": _cpu_model(),
         "cores": cores(),
         "settings": _SETTINGS,

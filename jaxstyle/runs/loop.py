@@ -13,7 +13,7 @@ from jaxstyle.runs import journal
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace, Stopwatch
 from jaxstyle.runs.journal import COLUMNS
-from jaxstyle.runs.signals import Interrupted, interruptible
+from jaxstyle.runs.signals import Interrupted, asked, interruptible
 
 #: Seconds between two times that the rows are written while a run is on its way, for who looks on. Those after the
 #: last checkpoint are made again if the run is killed.
@@ -199,9 +199,9 @@ class Walk(NamedTuple):
         self.log.keep(status, self.stages.programs(number).fetch(state))
 
     def _stop_if_asked(self, number: int, state: training.TransferState) -> None:
-        if self.signals:
+        if signal := asked(self.signals):
             self._keep("interrupted", number, state)
-            raise Interrupted(self.signals[0])
+            raise Interrupted(signal)
 
 
 def execute(
@@ -250,8 +250,8 @@ def execute(
         image, status = np.asarray(compiled.programs(number).result(state)), _status(state)
         save(image)
         log.end(status, walk.stopwatch.seconds)
-        if signals:
-            raise Interrupted(signals[0])
+        if signal := asked(signals):
+            raise Interrupted(signal)
     return Result(image, log.rows[: log.step + 1], status)
 
 

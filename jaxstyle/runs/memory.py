@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import jax
 
 from jaxstyle.errors import UserError
+from jaxstyle.runs import processes
 
 
 def required(compiled: jax.stages.Compiled) -> int:
@@ -26,13 +27,16 @@ def required(compiled: jax.stages.Compiled) -> int:
 def available(devices: Iterable[jax.Device] | None = None) -> int:
     """Bytes that this process may still take on each of some devices, its own buffers there included.
 
-    Those of a CPU share one memory. By default the device that JAX runs on.
+    Those of a CPU share one memory. By default the device that JAX runs on. Of several processes, the least of any.
     """
-    devices = [device for device in devices or jax.devices()[:1] if device in jax.local_devices()]
+    own = jax.local_devices()
+    devices = [device for device in devices or own[:1] if device in own]
     if devices[0].platform != "cpu":
-        return min(device.memory_stats()["bytes_limit"] for device in devices)
-    in_use = sum(array.nbytes for array in jax.live_arrays())
-    return (min(_free_on_host(), default=sys.maxsize) + in_use) // len(devices)
+        least = min(device.memory_stats()["bytes_limit"] for device in devices)
+    else:
+        in_use = sum(array.nbytes for array in jax.live_arrays())
+        least = (min(_free_on_host(), default=sys.maxsize) + in_use) // len(devices)
+    return min(processes.every(least))
 
 
 #: The files of a control group's limit, of what it uses and of what that is, and the names of its page cache there:

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxstyle.losses.objective import Problem
+from jaxstyle.runs import processes
 
 
 def grid(devices: Sequence[jax.Device], lanes: int = 1) -> Mesh:
@@ -77,7 +78,7 @@ class States(NamedTuple):
         return jax.eval_shape(self.fold, self.structure)
 
     def put(self, state: Any) -> Any:
-        """A state on the mesh, from one that every process has on its host."""
+        """A state on the mesh, from one on the host."""
         return put(self.fold(state), self.shardings)
 
     def fetch(self, state: Any) -> Any:
@@ -100,12 +101,12 @@ def states(mesh: Mesh, structure: Any, lanes: bool = False) -> States:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays on the mesh, from those that every process has."""
+    """Arrays on the mesh, from those that process 0 has: what each has of its own may round otherwise."""
     return jax.tree.map(_put, tree, shardings)
 
 
 def put_everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Arrays on all devices of a mesh, from those that every process has."""
+    """`put` with all of them on each device."""
     return put(tree, everywhere(mesh, tree))
 
 
@@ -114,13 +115,15 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(leaf, sharding)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding))
-    array = np.asarray(leaf)
+    array = processes.first(lambda: np.asarray(leaf))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _on_host(leaf: jax.Array) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_host(jax.random.key_data(leaf)))
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+        return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from jaxstyle.runs import processes
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -11,6 +13,11 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.exit_status = 128 + number
+
+
+def asked(received: Sequence[int]) -> int:
+    """The signal that this process was sent, or another of several; 0 if none was."""
+    return max(processes.every(received[0] if received else 0))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import filelock
 
 from jaxstyle.errors import UserError
 from jaxstyle.files import DRAFTS, write_atomically
+from jaxstyle.runs import processes
 from jaxstyle.runs.journal import find_manifest
 
 #: The commands' files and folders, of any of them.
@@ -54,7 +55,7 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
     """
     with _told(directory):
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            processes.first(lambda: directory.mkdir(parents=True, exist_ok=True))
         except ValueError as error:  # a null character in the path
             raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
     with _told(directory), locked(directory):
@@ -80,9 +81,23 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
 def locked(directory: pathlib.Path) -> Iterator[None]:
     """Holds a directory's lock, whose file says who does; where nobody may write what is locked, it says nothing.
 
+    Of several processes, the first holds it for all.
+
     Raises:
       HeldError: another process does.
     """
+    with contextlib.ExitStack() as held:
+
+        @processes.alone
+        def hold() -> None:
+            held.enter_context(_locked(directory))
+
+        hold()
+        yield
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path) -> Iterator[None]:
     path = directory / LOCK
     lock = filelock.FileLock(path, blocking=False)
     try:
@@ -112,6 +127,7 @@ def names(name: str) -> Iterator[str]:
     return (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
 
 
+@processes.alone
 def find(
     parent: pathlib.Path, name: str, flags: str, changeable: Collection[str] = frozenset()
 ) -> pathlib.Path:
@@ -135,6 +151,7 @@ def find(
     raise AssertionError("numbers do not end")
 
 
+@processes.alone
 def begin(
     directory: pathlib.Path,
     flags: str,
