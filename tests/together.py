@@ -1,8 +1,9 @@
 """Runs of several processes on the loopback: the picture of one process, a run that goes on with fewer, and deaths.
 
-    python tests/together.py --processes=2,4
+    python tests/together.py --processes=2,4 --srun
 
-A JSON line for each. The network is narrow and the pictures small; a death that JAX is to notice takes half a minute.
+A JSON line for each; with `--srun` also of two that a SLURM of this machine starts, see `tests/slurm.py`. The network
+is narrow and the pictures small; a death that JAX is to notice takes half a minute.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 
 import narrow
 import numpy as np
+import slurm
 from kill import leftovers, make_pictures
 from PIL import Image
 
@@ -143,10 +146,22 @@ def die(folder: pathlib.Path, pictures: Sequence[str], count: int, victim: int) 
     )
 
 
+def start_by_slurm(folder: pathlib.Path, pictures: Sequence[str]) -> None:
+    """Two processes that are told nothing of each other by flags."""
+    here, there = folder / "srun", folder / "srun-one"
+    with slurm.slurm(folder):
+        command = narrow.command("experiments.stylize", *arguments(here, pictures, SHORT))
+        subprocess.run(**command | {"args": ["srun", "--ntasks=2", *command["args"]]}, check=True)
+    narrow.run("experiments.stylize", *arguments(there, pictures, SHORT, "--devices=2"), check=True)
+    tell(srun=journal.read_manifest(here)["processes"], **differences(here, there))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", default="2,4")
-    counts = [int(text) for text in parser.parse_args().processes.split(",")]
+    parser.add_argument("--srun", action="store_true")
+    given = parser.parse_args()
+    counts = [int(text) for text in given.processes.split(",") if text]
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -156,6 +171,8 @@ def main() -> None:
             resume(folder, pictures, count)
             for victim in (0, count - 1):
                 die(folder, pictures, count, victim)
+        if given.srun:
+            start_by_slurm(folder, pictures)
 
 
 if __name__ == "__main__":
