@@ -34,7 +34,7 @@ class Control(NamedTuple):
 
 
 #: Pictures of the flags at their defaults, and of one flag at another value: `sample:portrait` and `sample:night`
-#: at 192 pixels in 50 steps.
+#: at 192 pixels in 50 steps (tests/thumbnails.py makes them).
 _BASE = "base"
 
 CONTROLS = (
@@ -77,6 +77,9 @@ CONTROLS = (
             Choice("wasserstein", "Wasserstein", "style_loss-wasserstein"),
             Choice("sliced", "sliced, slow", "style_loss-sliced"),
             Choice("mrf", "patches", "style_loss-mrf"),
+            Choice("nearest", "by nearest", "style_loss-nearest"),
+            Choice("rot", "transport", "style_loss-rot"),
+            Choice("cross", "across layers", "style_loss-cross"),
         ),
     ),
     Control(

@@ -46,7 +46,7 @@ def main() -> None:
     port, folder = _PORT.value, pathlib.Path(_WORKDIR.value)
     for name in ("starlette", "uvicorn"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"studio: needs {name}; pip install 'jaxstyle[studio]' brings it")
+            raise UserError(f"needs {name}; pip install 'jaxstyle[studio]' brings it")
     import uvicorn
 
     from . import page

@@ -9,6 +9,7 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 import dataclasses
 import glob
 import pathlib
+import statistics
 import time
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxstyle import files
+from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.lab.preview import Preview
+from jaxstyle.losses import objective
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 
@@ -87,8 +89,19 @@ class Request(NamedTuple):
 TELLING = 512 * 400
 
 
+def pace(ready: arm.Compiled, problem: objective.Problem, state: training.TransferState) -> float:
+    """The seconds that an evaluation takes from a state on: the median of three steps, as one is easily disturbed."""
+    found = []
+    for _ in range(3):
+        before, begun = int(state.evaluations), time.perf_counter()
+        state, _ = jax.block_until_ready(ready.step(problem, state))
+        made = int(state.evaluations) - before
+        found.append((time.perf_counter() - begun) / max(1, made))  # none once converged
+    return statistics.median(found)
+
+
 def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
-    """Prints what a run would take. Two steps are made for it, at the last scale or at one that is large enough."""
+    """Prints what a run would take. Four steps are made for it, at the last scale or at one that is large enough."""
     pixels = [height * width for height, width, _ in posed.shapes]
     tried = next((k for k, count in enumerate(pixels) if count >= TELLING), len(pixels) - 1)
     height, width, _ = posed.shapes[-1]
@@ -102,9 +115,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     first = start, arm.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
-    before, begun = int(state.evaluations), time.perf_counter()
-    state, _ = jax.block_until_ready(ready.step(problem, state))
-    seconds = (time.perf_counter() - begun) / max(1, int(state.evaluations) - before)  # none once converged
+    seconds = pace(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(pixels) / pixels[-1]
@@ -123,7 +134,9 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     print(f"memory: {told} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
     print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * (steps / scales + 1)
-    print(f"time: about {seconds:.0f} s, and {ready.seconds * scales:.0f} s to compile")
+    kept = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    compiling = ready.seconds * (scales - bool(kept))  # what was compiled here a run finds
+    print(f"time: about {seconds:.0f} s, and {compiling:.0f} s to compile")
 
 
 def stylize(given: Settings, directory: pathlib.Path | None, request: Request, cache: Cache) -> None:
