@@ -13,6 +13,7 @@ UNIX = {"fcntl", "resource", "pwd", "grp", "termios"}
 
 #: Takes away what Windows does not have, and then runs narrow.py with the arguments.
 WITHOUT_UNIX = """
+import asyncio  # that of Python for Unix takes them itself
 import os, runpy, signal, sys
 for name in ("fcntl", "resource"):
     sys.modules[name] = None
