@@ -23,7 +23,7 @@ from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 from jaxstyle.runs.clocks import Pace
 
-from . import launch, regions
+from . import inputs, launch, regions
 from .cache import Cache, signature
 from .settings import Settings, record
 from .task import Task, needs_less, pose
@@ -281,8 +281,8 @@ def run(
             directory,
             manifest,
             [
-                loop.Stage(settings.steps * (k + 1) // scales, functools.partial(load, k))
-                for k in range(scales)
+                loop.Stage(last, functools.partial(load, number))
+                for number, last in enumerate(inputs.last_steps(settings.steps, scales))
             ],
             save=save,
             report=tell,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
+from jaxstyle.losses import recipes
 
 from . import arm, inputs, settings, spoken
 from .settings import Settings
@@ -43,9 +44,9 @@ CONTROLS = (
         "Strength",
         (
             Choice("0.1", "a touch", "style_weight-0.1"),
-            Choice("1", "some", "style_weight-1"),
-            Choice("10", "balanced", _BASE),
-            Choice("100", "all style", "style_weight-100"),
+            Choice("0.3", "some", "style_weight-0.3"),
+            Choice("", "balanced", _BASE),
+            Choice("4", "strong", "style_weight-4"),
         ),
         free=True,
     ),
@@ -73,8 +74,8 @@ CONTROLS = (
         "style_loss",
         "What is matched",
         (
-            Choice("gram", "Gram", _BASE),
-            Choice("wasserstein", "Wasserstein", "style_loss-wasserstein"),
+            Choice("wasserstein", "Wasserstein", _BASE),
+            Choice("gram", "Gram", "style_loss-gram"),
             Choice("sliced", "sliced, slow", "style_loss-sliced"),
             Choice("mrf", "patches", "style_loss-mrf"),
             Choice("nearest", "by nearest", "style_loss-nearest"),
@@ -145,12 +146,17 @@ def page() -> dict[str, Any]:
 
 
 def values(given: Settings) -> dict[str, str]:
-    """What a page would choose for these settings; of several style pictures the first."""
+    """What a page would choose for these settings; of several style pictures the first.
+
+    A style weight that suits the losses is empty: it goes with them when another is chosen.
+    """
     found = {name: text(getattr(given, name)) for name in CHOSEN if name not in ("style", "against")}
-    weight = given.style_weight
+    loss = inputs.style_loss(given)
+    suits = recipes.suiting(given.loss, loss).style_weight
     return found | {
         "style": inputs.parse_style(given.style[0])[0],
-        "style_weight": text(10.0 if weight is None else weight),
+        "style_loss": loss,
+        "style_weight": "" if given.style_weight in (None, suits) else text(given.style_weight),
         "against": "",
     }
 
@@ -193,7 +199,7 @@ def command(chosen: Mapping[str, str]) -> Command:
         raise UserError("what is chosen must be one line of printable characters")
     chosen = values(Settings()) | {name: value.strip() for name, value in chosen.items()}
     against = chosen.pop("against")
-    given = settings.parse("".join(f"--{name}={value}\n" for name, value in chosen.items()))
+    given = settings.parse("".join(f"--{name}={value}\n" for name, value in chosen.items() if value))
     pictures.parse_size(given.size)
     for optimizer in filter(None, (given.optimizer, against)):
         arm.parse_optimizer(dataclasses.replace(given, optimizer=optimizer))

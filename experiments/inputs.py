@@ -54,21 +54,21 @@ def parse_layer(flag: str, text: str, known: Sequence[str]) -> tuple[str, float]
     return name, value
 
 
+def style_loss(settings: Settings) -> str:
+    """The name of the style loss; where none is given, what suits the form of the losses."""
+    return settings.style_loss or recipes.STYLE_LOSS[settings.loss]
+
+
 def read_recipe(settings: Settings, known: Sequence[str]) -> recipes.Recipe:
-    """The layers and weights that the settings give; where they give none, what suits the form of the losses.
+    """The layers and weights that the settings give; where they give none, what suits the losses.
 
     Raises:
       UserError: a layer that is not `known`, or a weight that is none.
     """
     given: dict[str, Any] = {}
-    for flag, suits in (
-        ("content_layer", recipes.CONTENT_LAYERS.get(settings.content_loss)),
-        ("style_layer", recipes.STYLE_LAYERS.get(settings.style_loss)),
-    ):
+    for flag in ("content_layer", "style_layer"):
         if texts := getattr(settings, flag):
             given[f"{flag}s"] = dict(parse_layer(flag, text, known) for text in texts)
-        elif suits:
-            given[f"{flag}s"] = suits
     for flag in ("content_weight", "style_weight", "tv_weight"):
         if (value := getattr(settings, flag)) is not None:
             if not value <= np.finfo(np.float32).max:
@@ -76,7 +76,8 @@ def read_recipe(settings: Settings, known: Sequence[str]) -> recipes.Recipe:
             given[flag] = value
     if settings.padding:
         given["padding"] = settings.padding
-    return recipes.RECIPES[settings.loss]._replace(**given)
+    suits = recipes.suiting(settings.loss, style_loss(settings), settings.content_loss or "squares")
+    return suits._replace(**given)
 
 
 def weighting(recipe: recipes.Recipe, shape: Sequence[int]) -> recipes.Weighting:
@@ -102,6 +103,7 @@ def with_recipe(settings: Settings, recipe: recipes.Recipe, shape: Sequence[int]
 
     return dataclasses.replace(
         settings,
+        style_loss=style_loss(settings),
         content_layer=texts(recipe.content_layers),
         style_layer=texts(recipe.style_layers),
         content_weight=recipes.content_weight(recipe, shape),
@@ -144,6 +146,11 @@ def with_scales(settings: Settings) -> Settings:
     if count > 1 and settings.loss != "gatys":
         raise UserError(f"--scales={count}: --loss={settings.loss} is of one size; take 1")
     return dataclasses.replace(settings, scales=count)
+
+
+def last_steps(steps: int, scales: int) -> list[int]:
+    """The last step of each scale, among which the steps are shared out."""
+    return [steps * (number + 1) // scales for number in range(scales)]
 
 
 def sizes(settings: Settings) -> list[pictures.Size]:

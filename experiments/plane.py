@@ -5,8 +5,9 @@ python -m experiments.plane --arm=gram:3,10,30 --arm=wasserstein:0.3,1,3 --test_
 Each style loss paints the test pairs at each of its weights, and the pictures are measured as by
 `experiments.measure`. `plane.png` has the means over pairs, of effectiveness against self-similarity and of style
 distance against LPIPS, with the fronts: no other arm has more of the style and of the photo. `tables.md` has all
-measures and the time of an evaluation. Pairs are those of `experiments.study`; all other flags are shared by all
-arms. What has run is not run again; with a --size that fixes both sides each style loss is compiled once.
+measures and the time of an evaluation at the last scale. Pairs are those of `experiments.study`; all other flags
+are shared by all arms. What has run is not run again; with a --size that fixes both sides each style loss is compiled
+once.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from absl import flags
 
 from jaxstyle import files
 from jaxstyle.errors import UserError
-from jaxstyle.lab import figures
+from jaxstyle.lab import figures, plane
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.runs import journal, workdir
 
-from . import arm, launch, settings, task, yardstick
+from . import arm, inputs, launch, settings, task, yardstick
 from .cache import Cache
 from .pairs import PICTURES, read_pairs
 from .settings import Settings
@@ -44,16 +45,6 @@ OWN = {"content": PICTURES, "style": PICTURES, "style_loss": "--arm", "style_wei
 
 #: Flags that may differ when it goes on.
 CHANGEABLE = ("arm", "test_pairs")
-
-#: Of the table, by the field of a measured row.
-COLUMNS = {
-    "effectiveness": "effectiveness",
-    "style": "style distance",
-    "sifid": "SIFID",
-    "palette": "palette",
-    "lpips": "LPIPS",
-    "self_similarity": "self-similarity",
-}
 
 
 class Arm(NamedTuple):
@@ -102,41 +93,22 @@ def complete(
             if folder.name in rows:
                 continue
             given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
-            arm.complete(task.pose(given, cache), given.optimizer, folder, cache, conduct)
-            metrics = journal.read_metrics(folder / "metrics.csv")
+            posed = task.pose(given, cache)
+            arm.complete(posed, given.optimizer, folder, cache, conduct)
+            *_, before, _ = 0, *inputs.last_steps(given.steps, len(posed.shapes))
+            metrics = journal.read_metrics(folder / "metrics.csv")[before:]  # of the last scale
             seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
-            steps = seconds[evaluations > 0] / evaluations[evaluations > 0]  # none once converged
+            steps = (
+                seconds[evaluations > 0] / evaluations[evaluations > 0]
+            )  # none once it is at rest or diverged
             measured = yardstick.measure(folder / "image.png", given, by, cache)
             rows[folder.name] = {
                 "arm": str(each),
                 "pair": pair,
-                "milliseconds": 1000 * float(steps.min()),
+                "milliseconds": 1000 * float(steps.min()) if steps.size else math.nan,
             } | measured
             files.write_atomically(path, json.dumps(rows, indent=1).encode())
     return rows
-
-
-def means(rows: Mapping[str, Mapping[str, Any]], arms: list[Arm]) -> dict[str, dict[str, float]]:
-    """By arm the means over the pairs that all arms have, and of the times the least."""
-    names = [str(each) for each in arms]
-    of = {name: {row["pair"]: row for row in rows.values() if row["arm"] == name} for name in names}
-    shared = set.intersection(*(set(each) for each in of.values()))
-    found = {}
-    for name in names:
-        mine = [of[name][pair] for pair in shared]
-        found[name] = {field: float(np.mean([row[field] for row in mine])) for field in COLUMNS}
-        found[name]["milliseconds"] = min(row["milliseconds"] for row in mine)
-        found[name]["pairs"] = len(mine)
-    return found
-
-
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """In Markdown."""
-    head = ["arm", *COLUMNS.values(), "ms an evaluation, least"]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for name, row in found.items():
-        lines.append([name, *(f"{row[field]:.3g}" for field in COLUMNS), f"{row['milliseconds']:.0f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:
@@ -155,8 +127,9 @@ def main() -> None:
     )
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE)
-        found = means(complete(arms, pairs, directory, cache, conduct), arms)
-        files.write_atomically(directory / "tables.md", table(found).encode())
+        rows = complete(arms, pairs, directory, cache, conduct)
+        found = plane.means(rows.values(), [str(each) for each in arms])
+        files.write_atomically(directory / "tables.md", plane.table(found).encode())
         families = {str(each): each.style_loss for each in arms}
         files.write_atomically(directory / "plane.png", figures.png(figures.planes(found, families)))
     print(f"plane: {directory / 'plane.png'}")

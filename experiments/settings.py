@@ -105,7 +105,9 @@ class Settings:
         None, "Weight of the content loss; by default what suits --loss.", lower_bound=0
     )
     style_weight: float | None = _number(
-        None, "Weight of the style loss; by default what suits --loss and --size.", lower_bound=0
+        None,
+        "Weight of the style loss; by default what suits --loss and --style_loss: 1 for wasserstein, 10 for gram.",
+        lower_bound=0,
     )
     tv_weight: float | None = _number(
         None, "Weight of the total variation; by default what suits --loss.", lower_bound=0
@@ -122,14 +124,16 @@ class Settings:
         "(self_similarity), which lets shapes and colours move. By default squares.",
     )
     style_layer: tuple[str, ...] | None = _texts(
-        None, "Layer of the style loss as NAME or NAME:weight; repeatable; by default five that suit --loss."
+        None,
+        "Layer of the style loss as NAME or NAME:weight; repeatable; by default what suits --style_loss.",
     )
-    style_loss: str = _choice(
-        "gram",
+    style_loss: str | None = _choice(
+        None,
         list(STYLE_LOSSES),
         "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), "
         "distributions along random directions (sliced), patches (mrf), what all layers say of a position, each of "
-        "the photo's by its nearest (nearest) or both ways (rot), or Gram matrices across layers (cross).",
+        "the photo's by its nearest (nearest) or both ways (rot), or Gram matrices across layers (cross). By "
+        "default wasserstein, and gram for --loss=ivanov2017.",
     )
     style_scale: float = _number(
         1.0,
@@ -172,7 +176,7 @@ class Settings:
         "content", "Start image: content, noise, style_statistics, ivanov2017, or a picture file."
     )
     steps: int = _count(
-        120, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1, upper_bound=10**6
+        80, "Iterations of the optimizer, shared out among the --scales.", lower_bound=1, upper_bound=10**6
     )
     scales: int | None = _count(
         None,

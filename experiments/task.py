@@ -15,7 +15,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, strips
 from jaxstyle.losses.content import CONTENT_LOSSES
-from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.style import STYLE_LOSSES, WITHOUT_SHARES
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs import memory, processes
 
@@ -65,7 +65,7 @@ def read_form(settings: Settings) -> objective.Form:
     """The form of the losses.
 
     Raises:
-      UserError: the study's form with what it does not have.
+      UserError: the study's form with what it does not have, or shares or strips for a loss that has none.
     """
     form = objective.FORMS[settings.loss]._replace(remat=settings.remat, strips=settings.strips or 1)
     if settings.loss != "gatys":
@@ -73,13 +73,22 @@ def read_form(settings: Settings) -> objective.Form:
             if (value := getattr(settings, flag) or own) != own:
                 raise UserError(f"--{flag}={value}: --loss={settings.loss} has {own} alone")
     else:
-        style, content = STYLE_LOSSES[settings.style_loss], CONTENT_LOSSES[settings.content_loss or "squares"]
+        style = STYLE_LOSSES[inputs.style_loss(settings)]
+        content = CONTENT_LOSSES[settings.content_loss or "squares"]
         form = form._replace(style=style, content=content)
+    name, masks = inputs.style_loss(settings), settings.content_mask or [""] * len(settings.style)
+    blended = [text for text, mask in zip(settings.style, masks, strict=False) if not mask]
+    shares = {inputs.parse_style(text)[1]: text for text in blended}
+    if name in WITHOUT_SHARES and len(shares) > 1:
+        raise UserError(
+            f"--style={shares[max(shares)]}: --style_loss={name} takes of all style pictures what is "
+            "nearest, whatever their shares; leave these out, or give each picture its --content_mask"
+        )
     if form.strips > 1 and not strips.divisible(form):
         raise UserError(
-            f"--strips={form.strips}: --loss={settings.loss} with --style_loss={settings.style_loss} and "
+            f"--strips={form.strips}: --loss={settings.loss} with --style_loss={name} and "
             f"--content_loss={settings.content_loss or 'squares'} is no sum over positions; take 1, or gatys with "
-            "gram and squares"
+            "gram or wasserstein, and squares"
         )
     return form
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 
 from jaxstyle import training
 from jaxstyle.losses import objective, recipes
+from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg, weights
 from jaxstyle.optimizers import catalogue
 
@@ -17,8 +18,8 @@ def stylize(
     steps: int = 100,
     optimizer: str = "lbfgs",
     network: weights.Weights | None = None,
-    recipe: recipes.Recipe = recipes.RECIPES["gatys"],
-    form: objective.Form = objective.GATYS,
+    recipe: recipes.Recipe | None = None,
+    form: objective.Form | None = None,
 ) -> tuple[Image, training.Metrics]:
     """The photo `content` in the manner of one or more style pictures, at one size.
 
@@ -31,7 +32,8 @@ def stylize(
       optimizer: as on the command line, `NAME` or `NAME:key=value,key=value`.
       network: as `load_weights` gives it; by default torchvision's VGG16.
       recipe: layers and weights.
-      form: of the losses.
+      form: of the losses. By default the program's: Gatys' form with Wasserstein style, and what suits it. Where one
+        of `recipe` and `form` is given, the other is that of Gatys et al., with Gram matrices.
 
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
@@ -43,6 +45,10 @@ def stylize(
     """
     if not styles:
         raise TypeError("stylize() needs one style picture or more")
+    if recipe is form is None:
+        name = recipes.STYLE_LOSS["gatys"]
+        recipe, form = recipes.suiting("gatys", name), objective.GATYS._replace(style=STYLE_LOSSES[name])
+    recipe, form = recipe or recipes.RECIPES["gatys"], form or objective.GATYS
     spec = catalogue.parse(optimizer, variables=None)
     network = network or weights.load("vgg16-torchvision")
     deepest = max(*recipe.content_layers, *recipe.style_layers)

@@ -38,7 +38,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "resize": ("lanczos", "nearest", "box"),
     "loss": ("gatys", "ivanov2017"),
     "content_loss": (None, "squares", "self_similarity"),
-    "style_loss": ("gram", "wasserstein", "sliced", "mrf", "nearest", "rot", "cross"),
+    "style_loss": (None, "gram", "wasserstein", "sliced", "mrf", "nearest", "rot", "cross"),
     "content_weight": (None, "0", "3"),
     "style_weight": (None, "0", "20"),
     "tv_weight": (None, "0", "0.1"),
@@ -78,15 +78,18 @@ Flags = Mapping[str, str | None]
 
 #: What two values may not be together, as the program says itself when it refuses them.
 REFUSED = (
-    lambda f: f.get("loss") == "ivanov2017" and f.get("style_loss", "gram") != "gram",
+    lambda f: f.get("loss") == "ivanov2017" and f.get("style_loss") not in (None, "gram"),
     lambda f: f.get("loss") == "ivanov2017" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("loss") == "ivanov2017" and f.get("scales") in ("2", "3"),
     lambda f: f.get("clip") == "true" and f.get("optimizer") == "scipy-lbfgs",
     lambda f: f.get("bits") == "16" and f.get("output") in ("out.jpg", "out.webp"),
     lambda f: f.get("strips") == "3" and f.get("loss") == "ivanov2017",
-    lambda f: f.get("strips") == "3" and f.get("style_loss", "gram") != "gram",
+    lambda f: f.get("strips") == "3" and f.get("style_loss") not in (None, "gram", "wasserstein"),
     lambda f: f.get("strips") == "3" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
+    lambda f: (
+        f.get("style_loss") in ("mrf", "nearest") and " " in f.get("style", "") and not f.get("content_mask")
+    ),
     lambda f: f.get("regions") and " " in f.get("style", ""),
     lambda f: f.get("regions") and (f.get("content_mask") or f.get("style_mask")),
 )

@@ -6,9 +6,10 @@ import pathlib
 import pytest
 from absl import flags
 
-from experiments import settings
+from experiments import inputs, settings
 from experiments.settings import Settings
 from jaxstyle.errors import UserError
+from jaxstyle.losses import recipes
 
 RECORDS = sorted(pathlib.Path(__file__).parent.glob("records/*.flags"))
 
@@ -73,3 +74,21 @@ def test_settings_cannot_be_changed_but_replaced():
     with pytest.raises(dataclasses.FrozenInstanceError):
         given.steps = 3
     assert dataclasses.replace(given, steps=3).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "weight", "layers"),
+    [
+        ({}, "wasserstein", 1, recipes.RECIPES["gatys"].style_layers),
+        ({"style_weight": 3.0}, "wasserstein", 3, recipes.RECIPES["gatys"].style_layers),
+        ({"style_loss": "gram"}, "gram", 10, recipes.RECIPES["gatys"].style_layers),
+        ({"style_loss": "mrf"}, "mrf", 10, {"block3_conv1": 1, "block4_conv1": 1}),
+        ({"loss": "ivanov2017"}, "gram", 1e6, recipes.RECIPES["ivanov2017"].style_layers),
+    ],
+)
+def test_what_the_flags_leave_open_suits_the_style_loss_and_is_recorded(given, name, weight, layers):
+    given = Settings(content="me.jpg", **given)
+    recipe = inputs.read_recipe(given, list(layers))
+    found = settings.parse(settings.record(inputs.with_recipe(given, recipe, (32, 32, 3))))
+    assert (found.style_loss, found.style_weight) == (name, weight)
+    assert dict(inputs.parse_layer("style_layer", each, list(layers)) for each in found.style_layer) == layers

@@ -53,7 +53,7 @@ def wait_for(condition, seconds=120):
 def test_the_command_of_a_choice_has_what_differs_from_the_defaults():
     plain = controls.command(CHOSEN | controls.values(settings.Settings()) | CHOSEN)
     assert plain == (
-        *("stylize", ("--content=sample:cat", "--style=sample:night", "--save_every=5")),
+        *("stylize", ("--content=sample:cat", "--style=sample:night", "--save_every=3")),
         "cat-night",
     )
     found = controls.command(

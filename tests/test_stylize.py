@@ -269,6 +269,10 @@ BAD = {
     ),
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
     "strips of similarities": (["--content_loss=self_similarity", "--strips=2"], "--strips=2"),
+    "shares for what is nearest": (
+        ["--style_loss=nearest", "--style=sample:night:2", "--style=sample:facets"],
+        "--style=sample:night:2",
+    ),
     "a coarsest size that is too small": (["--scales=14"], "16 pixels"),
     "a number that is none": (["--checkpoint_seconds=nan"], "checkpoint_seconds"),
     "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),

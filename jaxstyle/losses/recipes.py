@@ -21,8 +21,8 @@ class Recipe(NamedTuple):
     padding: str = "edge"
 
 
-#: What suits each form. For `gatys` it was chosen by looking: with equal weights the third and the fourth block
-#: drown the first, and with it the colours of the style. For `ivanov2017` it is the study's.
+#: What suits each form with Gram matrices. For `gatys` it was chosen by looking: with equal weights the third and the
+#: fourth block drown the first, and with it the colours of the style. For `ivanov2017` it is the study's.
 RECIPES = {
     "gatys": Recipe(
         content_layers={"block4_conv2": 1.0},
@@ -48,6 +48,13 @@ RECIPES = {
 }
 
 
+#: The style loss that suits each form. For `gatys` it was chosen by the plane of style against photo, on ten test
+#: pairs (docs/styles.md); the study had Gram matrices.
+STYLE_LOSS = {"gatys": "wasserstein", "ivanov2017": "gram"}
+
+#: Style weights that suit a style loss other than Gram matrices: as much of the photo is left (docs/styles.md).
+STYLE_WEIGHTS = {"wasserstein": 1.0, "sliced": 4.0, "rot": 3.0}
+
 _BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1) for c in range(1, count + 1)]
 
 #: Layers that suit a style loss other than Gram matrices. Patches of the first two blocks are small and many: Li and
@@ -60,6 +67,16 @@ STYLE_LAYERS = {
 
 #: Layers that suit a content loss other than squares.
 CONTENT_LAYERS = {"self_similarity": {"block4_conv2": 200.0}}
+
+
+def suiting(loss: str, style_loss: str, content_loss: str = "squares") -> Recipe:
+    """The layers and weights that suit a form with a style loss and a content loss, all by their names."""
+    base = RECIPES[loss]
+    return base._replace(
+        content_layers=CONTENT_LAYERS.get(content_loss, base.content_layers),
+        style_layers=STYLE_LAYERS.get(style_loss, base.style_layers),
+        style_weight=STYLE_WEIGHTS.get(style_loss, base.style_weight),
+    )
 
 
 class Weighting(NamedTuple):

@@ -11,3 +11,6 @@ STYLE_LOSSES = {
     "rot": rot.STYLE_LOSS,
     "cross": cross.STYLE_LOSS,
 }
+
+#: Those that take of all style pictures what is nearest, whose shares then say nothing.
+WITHOUT_SHARES = ("mrf", "nearest")
