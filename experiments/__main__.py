@@ -32,9 +32,10 @@ def main() -> None:
         del sys.argv[0]
         runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
     elif name in ("--help", "--helpshort", "-h"):
-        for name, line in known.items():
-            print(f"{spoken(name):<{len(spoken('benchmark'))}} {line}")
-        print("--helpshort after a command lists its flags; --help all that there are.")
+        width = len(spoken("benchmark"))
+        lines = [f"{spoken(name):<{width}} {line}" for name, line in known.items()]
+        lines.append("--helpshort after a command lists its flags; --help all that there are.")
+        print("\n".join(lines))  # at once: whoever reads the first alone breaks no pipe
     else:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
