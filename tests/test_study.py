@@ -7,6 +7,7 @@ import pathlib
 import narrow
 import numpy as np
 import pytest
+import test_tensorboard as event_files
 
 from jaxstyle.lab import study, study_report
 from jaxstyle.runs import workdir
@@ -208,7 +209,8 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "run"
-    done = narrow.run("experiments.study", *FLAGS, f"--workdir={folder}", JAXSTYLE_PICTURES="")
+    flags = (*FLAGS, "--tensorboard", f"--workdir={folder}")
+    done = narrow.run("experiments.study", *flags, JAXSTYLE_PICTURES="")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -236,6 +238,16 @@ def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
 def folder(each):
     rate = "" if math.isnan(each.learning_rate) else f"-learning_rate={each.learning_rate:g}"
     return f"photo-{each.arm}{rate}-{each.pair.replace(' ', '_')}"
+
+
+def test_each_run_of_a_study_has_its_curve_in_an_event_file(ran):
+    arms = list(ran.glob("arms/*"))
+    assert arms
+    for arm in arms:
+        rows = np.loadtxt(arm / "metrics.csv", delimiter=",", skiprows=1)
+        steps, losses = zip(*event_files.read(arm / "tensorboard")["loss/total"], strict=True)
+        assert steps == tuple(rows[:, 0])
+        np.testing.assert_allclose(losses, rows[:, 3], rtol=1e-6)
 
 
 def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
