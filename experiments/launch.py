@@ -20,7 +20,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.lab import tensorboard
 from jaxstyle.runs import memory, processes
 
-from . import settings, spoken, usage
+from . import program_cache, settings, spoken, usage
 
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
@@ -330,6 +330,7 @@ def set_up(given: Runtime) -> None:
     jax.config.update("jax_compilation_cache_dir", given.compilation_cache or None)
     if given.compilation_cache:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        program_cache.watch(given.compilation_cache)
     if given.company:
         processes.join(*given.company)
         said = flags.FLAGS.flag_values_dict()
