@@ -100,7 +100,7 @@ function choose(name, path, text) {
 
 function tiles(control) {
   const grid = make("div", { className: "tiles" });
-  const typed = control.free ? make("input", { className: "typed", type: "number", step: "any", min: 0, data: { "aria-label": control.title } }) : "";
+  const typed = control.free ? make("input", { className: "typed", type: "number", step: "any", min: 0, placeholder: "auto", data: { "aria-label": control.title } }) : "";
   for (const { value, label, picture } of control.choices) {
     const input = make("input", { type: "radio", name: control.flag, value });
     input.onchange = () => set(control.flag, value);
