@@ -6,8 +6,11 @@ import pathlib
 import shutil
 import tempfile
 
-# Before JAX starts. XLA compiles in half the time; what it makes is slower, which small pictures do not feel.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# Before JAX starts. XLA compiles in a third of the time; what it makes is slower, which small pictures do not feel.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 # What the tests compile is kept for them all, processes among them, and not in the user's cache.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _kept = tempfile.mkdtemp()

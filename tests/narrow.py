@@ -9,6 +9,7 @@ import; `python tests/narrow.py experiments.compare --steps=3 ...` starts one fr
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -129,8 +130,11 @@ def _server() -> tuple[socket.socket, subprocess.Popen]:
 
 def _await_order(orders: socket.socket) -> list[str]:
     """Forks at each order; the arguments are returned in the fork, which is to run them."""
-    from experiments import arm, launch, task  # noqa: F401 - what commands have in common
+    from experiments import arm, cluster, task, yardstick  # noqa: F401 - what commands have in common
+    from jaxstyle.lab import report, study_report  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # or each command would look through all that, and copy it, when it ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who waits for a command waits for itself
     while True:
         said, ends, *_ = socket.recv_fds(orders, 1, 4)

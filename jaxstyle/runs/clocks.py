@@ -26,7 +26,7 @@ class Stopwatch:
 
 
 class Pace:
-    """How often a run is kept.
+    """How often a run is kept, or what many come to so far.
 
     Args:
       seconds: between two checkpoints, more where writing one takes more than 2.5 % of it; 0 is one after every
