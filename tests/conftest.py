@@ -24,8 +24,15 @@ import pytest
 
 from jaxstyle.losses import objective, recipes
 from jaxstyle.network import vgg
+from jaxstyle.runs import journal
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs on several cores; what is named on the command line in this process, where it is seen."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(journal.cores(), 4) if whole else 0
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -87,11 +88,13 @@ def await_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
         time.sleep(0.01)
 
 
-def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 0) -> dict[str, int]:
+def check(
+    launch: Callable[..., subprocess.Popen], folder: pathlib.Path, kills: int, seed: int = 0
+) -> dict[str, int]:
     """Kills a command at `kills` random moments, and asserts that each run ends as an uninterrupted one.
 
     Args:
-      command: without --workdir.
+      launch: starts the command with another flag, and `stderr` and `start_new_session` as `Popen` takes them.
       folder: to work in.
       kills: processes to kill, over as many runs as it takes.
       seed: of the moments.
@@ -106,14 +109,7 @@ def check(command: Sequence[str], folder: pathlib.Path, kills: int, seed: int = 
 
     def start(workdir: pathlib.Path) -> subprocess.Popen:
         with said.open("w") as errors:
-            return subprocess.Popen(
-                [*command, f"--workdir={workdir}"],
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
+            return launch(f"--workdir={workdir}", stderr=errors, start_new_session=True)
 
     def end(process: subprocess.Popen) -> None:
         process.wait()
@@ -181,11 +177,17 @@ def main() -> None:
             ("compare", [*all_three, "--launcher=local"], 3 * one),
         ]
         for number, (command, own, kills) in enumerate(plans):
-            flags, workdir = (*shared, *own), folder / f"{number}"
+            workdir = folder / f"{number}"
+            flags = [sys.executable, "-m", f"experiments.{command}", *shared, *own]
+
+            def launch(flag: str, flags: Sequence[str] = flags, **how: Any) -> subprocess.Popen:
+                environment = os.environ | {"PYTHONPATH": str(ROOT)}
+                return subprocess.Popen(
+                    [*flags, flag], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, **how
+                )
+
             begun = time.monotonic()
-            counts = check(
-                (sys.executable, "-m", f"experiments.{command}", *flags), workdir, kills, arguments.seed
-            )
+            counts = check(launch, workdir, kills, arguments.seed)
             seconds = round(time.monotonic() - begun)
             print(
                 json.dumps({"command": command, "flags": own} | counts | {"seconds": seconds}),

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -47,16 +47,25 @@ def command(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
 class Process:
     """A command that has been started: what tests need of `subprocess.Popen`."""
 
-    def __init__(self, module: str, *arguments: str, cwd: pathlib.Path = ROOT, **environment: str):
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        cwd: pathlib.Path = ROOT,
+        stderr: IO[str] | None = None,
+        start_new_session: bool = False,
+        **environment: str,
+    ):
         order, orders = os.pipe()
         self._ends, ended = os.pipe()
         output, out = os.pipe()
-        self.stdout, self.stderr = open(output), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.stdout, self.stderr = open(output), stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
         socket.send_fds(_server()[0], [b"!"], [order, ended, out, self.stderr.fileno()])
         for mine in (order, ended, out):
             os.close(mine)
         with open(orders, "w") as stream:
-            json.dump([[module, *arguments], str(cwd), dict(os.environ) | environment], stream)
+            order = [module, *arguments], str(cwd), dict(os.environ) | environment, start_new_session
+            json.dump(order, stream)
         self.pid = int(os.read(self._ends, 16))
         self.returncode: int | None = None
 
@@ -148,7 +157,7 @@ def _await_order(orders: socket.socket) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     order, ended, out, err = ends
     with open(order) as stream:
-        arguments, folder, environment = json.load(stream)
+        arguments, folder, environment, of_its_own = json.load(stream)
     if child := os.fork():
         os.close(out)
         os.close(err)
@@ -156,6 +165,8 @@ def _await_order(orders: socket.socket) -> list[str]:
         os.write(ended, f"{os.waitpid(child, 0)[1]:16}".encode())
         os._exit(0)
     os.close(ended)
+    if of_its_own:
+        os.setsid()
     for end, standard in ((out, 1), (err, 2)):
         os.dup2(end, standard)
         os.close(end)
@@ -191,7 +202,10 @@ def _python() -> str:
 
 
 if __name__ == "__main__":
-    weights.load = lambda name: weights.Weights(name, "vgg16", network(), "0" * 64)
+    load = weights.load
+    weights.load = lambda name: (
+        weights.Weights(name, "vgg16", network(), "0" * 64) if name in weights.NAMES else load(name)
+    )
     weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]
     if sys.argv[0].isdecimal():

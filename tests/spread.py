@@ -101,6 +101,7 @@ def main() -> None:
     asked = parser.parse_args()
     counts = [int(text) for text in asked.devices.split(",")]
     jax.config.update("jax_num_cpu_devices", max(counts))
+    jax.config.update("jax_enable_compilation_cache", False)
     width, height = map(int, asked.size.split("x"))
     problem, spec = pose(asked.narrow, height, width, asked.convolution), catalogue.parse(asked.optimizer)
     whole = None

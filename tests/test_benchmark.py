@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import narrow
 import pytest
 
 
@@ -40,9 +41,7 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured():
     ],
 )
 def test_bad_flags_are_refused_in_one_line(flag, words):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", flag], capture_output=True, text=True
-    )
+    done = narrow.run("experiments.benchmark", flag)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

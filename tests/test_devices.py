@@ -5,8 +5,6 @@ The devices are four virtual ones of this CPU, in a process of their own: JAX ha
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import narrow
@@ -18,12 +16,7 @@ from jaxstyle.runs import journal
 
 def spread(*arguments):
     """The rows of tests/spread.py, for one device and for four."""
-    script = narrow.ROOT / "tests" / "spread.py"
-    given = narrow.command("unused")
-    given["args"] = [sys.executable, script, "--narrow", "--devices=1,4", *arguments]
-    given["env"] = given["env"] | {"PYTHONPATH": str(narrow.ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(**given, check=False)
-    assert done.returncode == 0, done.stderr
+    done = narrow.run("spread", "--narrow", "--devices=1,4", *arguments, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -43,25 +36,27 @@ def test_neighbours_get_halos_and_nobody_the_image(size):
     assert four["total"] == pytest.approx(one["total"], rel=1e-4)
 
 
-def command(folder, devices):
-    return narrow.command(
+def start(folder, devices, **environment):
+    return narrow.Process(
         "experiments.stylize",
         *("--size=64x51", "--scales=1", "--steps=60", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
         *(f"--workdir={folder}", f"--devices={devices}"),
+        **environment,
     )
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     """And with 51 rows, which do not divide: a checkpoint has the state as one device would."""
-    process = subprocess.Popen(**command(tmp_path, 4))
+    process = start(tmp_path, 4)
     while not (tmp_path / "metrics.csv").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, errors
     before = journal.read_metrics(tmp_path / "metrics.csv")
-    done = subprocess.run(**command(tmp_path, 1), check=False)
-    assert done.returncode == 0, done.stderr
+    process = start(tmp_path, 1)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     after = journal.read_metrics(tmp_path / "metrics.csv")
     assert len(before) < len(after) == 61
     np.testing.assert_array_equal(after[: len(before)], before)
@@ -72,8 +67,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 
 
 def test_more_devices_than_there_are_is_one_line(tmp_path):
-    given = command(tmp_path, 3)
-    given["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    done = subprocess.run(**given, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "stylize: --devices=3: there are 2; take as many or fewer"
+    process = start(tmp_path, 3, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.splitlines()[-1] == "stylize: --devices=3: there are 2; take as many or fewer"

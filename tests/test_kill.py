@@ -1,7 +1,6 @@
 """A killed process loses nothing: the short form of `tests/kill.py`, on a small network."""
 
-import sys
-
+import narrow
 from kill import OPTIMIZERS, check, make_pictures
 
 
@@ -11,5 +10,11 @@ def test_a_comparison_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pa
         *(f"--optimizer={optimizer}" for optimizer in OPTIMIZERS),
         *make_pictures(tmp_path),
     )
-    counts = check((sys.executable, "tests/narrow.py", "experiments.compare", *flags), tmp_path, kills=2)
+
+    def launch(flag, **how):
+        process = narrow.Process("experiments.compare", *flags, flag, **how)
+        process.stdout.close()
+        return process
+
+    counts = check(launch, tmp_path, kills=2)
     assert sum(counts.values()) == 2 + counts["runs"]

@@ -3,13 +3,12 @@
 import functools
 import json
 import pathlib
-import subprocess
 
 import jax
 import jax.numpy as jnp
+import narrow
 import numpy as np
 import pytest
-from narrow import command
 from PIL import Image
 from scipy.cluster.vq import kmeans2
 
@@ -91,7 +90,7 @@ def folder(tmp_path_factory):
 def run(folder, *arguments, module="stylize"):
     flags = [f"--content={folder}/photo.png", f"--style={folder}/style.png", "--size=48", "--steps=3"]
     flags *= module == "stylize" and not arguments[0].startswith("--flagfile")
-    return subprocess.run(**command(f"experiments.{module}", *flags, *arguments), timeout=240, check=False)
+    return narrow.run(f"experiments.{module}", *flags, *arguments)
 
 
 def test_the_masks_that_a_run_found_given_back_make_the_same_picture(folder):

@@ -155,26 +155,17 @@ def test_the_second_process_on_a_workdir_says_who_holds_it(folder, start, styliz
     successor.communicate()
 
 
-# preexec_fn forks, against which JAX warns; the child only sets its limit before it becomes another program.
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:os.fork:RuntimeWarning"
-)
 def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(folder, whole, start, stylize):
     workdir = folder / "full"
     process, flags = start_until_checkpoint(start, workdir)
     process.kill()
     process.communicate()
     kept = checkpoints(workdir)
+    process = start(*flags)
     limit = 20_000  # bytes of a file
-    done = subprocess.run(
-        **narrow.command(
-            "experiments.stylize", "--size=32", "--convolution=direct", *make_pictures(folder), *flags
-        ),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        check=False,
-    )
-    status, errors = done.returncode, done.stderr
-    assert status == 2
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    _, errors = process.communicate()
+    assert process.returncode == 2
     assert "Traceback" not in errors
     line = f"stylize: --workdir={workdir}: cannot write there: File too large; what is there is kept"
     assert line in errors.splitlines()[-1]
@@ -661,6 +652,8 @@ def test_results_of_a_few_pixels_are_read_back(folder, stylize):
 
 
 def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_path):
+    make_pictures(folder)
+
     def run(*arguments):
         pictures = (f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}:2", "--size=32")
         return narrow.run("experiments.stylize", *pictures, *arguments, cwd=tmp_path, check=True).stdout

@@ -100,20 +100,14 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
     assert (tmp_path / "a/curves.csv").read_text() == (tmp_path / "b/curves.csv").read_text()
 
 
-# preexec_fn forks, against which JAX warns; the child only sets its limit before it becomes another program.
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:os.fork:RuntimeWarning"
-)
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(flags, tmp_path):
     flags = (*flags, "--learning_rates=1,10", "--checkpoint_seconds=0", f"--workdir={tmp_path}")
-    done = subprocess.run(
-        **narrow.command("experiments.sweep", *flags),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert f"sweep: --workdir={tmp_path}: cannot write there: File too large" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    process = narrow.Process("experiments.sweep", *flags)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    _, errors = process.communicate()
+    assert process.returncode == 2, errors
+    assert f"sweep: --workdir={tmp_path}: cannot write there: File too large" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
     narrow.run("experiments.sweep", *flags, check=True)
 
 

@@ -1,23 +1,17 @@
 """--helpshort: every flag of a command once, by what people want."""
 
 import dataclasses
-import pathlib
 import re
-import subprocess
-import sys
 
+import narrow
 import pytest
 
 from experiments import usage
 from experiments.settings import Settings
 
-ROOT = pathlib.Path(__file__).parent.parent
-
 
 def run(command, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{command}", *flags], cwd=ROOT, capture_output=True, text=True
-    )
+    return narrow.run(f"experiments.{command}", *flags)
 
 
 def test_every_shared_flag_has_a_group_of_its_own():

@@ -1,29 +1,24 @@
 """Weights: the published numbers by name, the same arrays from either format, and a line for what is bad."""
 
-import functools
 import hashlib
 import json
 import os
-import pathlib
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import types
 
 import h5py
 import jax
 import jax.numpy as jnp
 import ml_dtypes
+import narrow
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from jaxstyle.errors import UserError
 from jaxstyle.network import vgg, weights
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 # From torchvision's printed models (`features` of vgg16 and vgg19), not from the code under test.
 TORCHVISION = {
@@ -541,16 +536,13 @@ def test_a_picture_is_painted_with_a_file_of_vgg19(name, tmp_path, layers, torch
     flags = (
         *("--size=32", "--steps=2", f"--weights={path}", "--content_layer=block3_conv4", "--scales=1"),
         *("--style_layer=block1_conv1", "--style_layer=block3_conv4", f"--workdir={tmp_path / 'run'}"),
-        "--compilation_cache=",
     )
-    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
-    done = run([sys.executable, "-m", "experiments.stylize", *flags])
-    assert done.returncode == 0, done.stderr
+    narrow.run("experiments.stylize", *flags, check=True)
     rows = np.loadtxt(tmp_path / "run" / "metrics.csv", delimiter=",", skiprows=1)
     assert rows[-1, 3] < rows[0, 3]
-    verify = [sys.executable, "-m", "experiments.verify", f"--workdir={tmp_path / 'run'}"]
-    assert run(verify).returncode == 0
+    verify = "experiments.verify", f"--workdir={tmp_path / 'run'}"
+    narrow.run(*verify, check=True)
     write(np.float16(0.002))
-    done = run(verify)
+    done = narrow.run(*verify)
     assert done.returncode == 1
     assert "weights.sha256" in done.stdout
