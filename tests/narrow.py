@@ -134,6 +134,8 @@ def _server() -> tuple[socket.socket, subprocess.Popen]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
+    atexit.register(process.wait)
+    atexit.register(ours.close)
     return ours, process
 
 
