@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -118,6 +119,17 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     build = _on_host if spec.name in catalogue.ON_HOST else _on_mesh
     key = static, task.shapes[number], number > 0, here.grid, signature((here.problem, values))
     return cache.get(key, lambda: build(make, task, number, here, values))
+
+
+def pace(ready: Compiled, problem: objective.Problem, state: training.TransferState) -> float:
+    """The seconds that an evaluation takes from a state on: the median of three steps, as one is easily disturbed."""
+    found = []
+    for _ in range(3):
+        before, begun = int(state.evaluations), time.perf_counter()
+        state, _ = jax.block_until_ready(ready.step(problem, state))
+        made = int(state.evaluations) - before
+        found.append((time.perf_counter() - begun) / max(1, made))  # none once converged
+    return statistics.median(found)
 
 
 def _on_host(

@@ -9,8 +9,6 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 import dataclasses
 import glob
 import pathlib
-import statistics
-import time
 from typing import NamedTuple
 
 import jax
@@ -18,11 +16,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxstyle import files, training
+from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.lab.preview import Preview
-from jaxstyle.losses import objective
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 
@@ -89,17 +86,6 @@ class Request(NamedTuple):
 TELLING = 512 * 400
 
 
-def pace(ready: arm.Compiled, problem: objective.Problem, state: training.TransferState) -> float:
-    """The seconds that an evaluation takes from a state on: the median of three steps, as one is easily disturbed."""
-    found = []
-    for _ in range(3):
-        before, begun = int(state.evaluations), time.perf_counter()
-        state, _ = jax.block_until_ready(ready.step(problem, state))
-        made = int(state.evaluations) - before
-        found.append((time.perf_counter() - begun) / max(1, made))  # none once converged
-    return statistics.median(found)
-
-
 def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     """Prints what a run would take. Four steps are made for it, at the last scale or at one that is large enough."""
     pixels = [height * width for height, width, _ in posed.shapes]
@@ -115,7 +101,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     first = start, arm.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
-    seconds = pace(ready, problem, state)
+    seconds = arm.pace(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(pixels) / pixels[-1]

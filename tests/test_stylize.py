@@ -19,7 +19,7 @@ import tifffile
 from kill import ROOT, make_pictures, results
 from PIL import Image
 
-from experiments import stylize as stylize_command
+from experiments import arm
 
 STEPS = 12
 
@@ -420,10 +420,10 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
 def test_the_time_of_an_evaluation_is_that_of_most_steps(monkeypatch):
     """One step is easily disturbed; of these, of two evaluations each, one takes 9 seconds."""
     clock = iter([0.0, 2.0, 2.0, 11.0, 11.0, 14.0])
-    monkeypatch.setattr(stylize_command, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(arm, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     state = namedtuple("State", ["evaluations"])
     ready = SimpleNamespace(step=lambda problem, before: (state(before.evaluations + 2), None))
-    assert stylize_command.pace(ready, None, state(1)) == 1.5
+    assert arm.pace(ready, None, state(1)) == 1.5
 
 
 @pytest.mark.parametrize(
