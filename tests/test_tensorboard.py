@@ -62,8 +62,15 @@ def test_a_run_that_goes_on_has_no_step_twice_and_none_is_lost(tmp_path, first):
     found = read(tmp_path)
     assert found["loss/total"] == [(step, 100 - step) for step in range(9)]
     assert found["loss_by_evaluation/total"] == [(2 * step + 1, 100 - step) for step in range(9)]
+    assert found["evaluations_a_step"] == [(step, 2) for step in range(1, 9)]
     assert [step for step, _ in found["image"]] == list(range(9))
     assert len(found["_hparams_/session_start_info"]) == 1
+
+
+def test_what_a_step_took_is_not_made_up_where_the_step_before_was_not_written(tmp_path):
+    written(tmp_path, range(3))
+    written(tmp_path, range(6, 9))
+    assert [step for step, _ in read(tmp_path)["evaluations_a_step"]] == [1, 2, 7, 8]
 
 
 def test_what_a_killed_process_had_half_written_is_left_out(tmp_path):

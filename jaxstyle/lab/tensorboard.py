@@ -79,8 +79,9 @@ class Events:
     def _begin(self, step: int, evaluations: int) -> None:
         from tensorboardX import SummaryWriter, summary
 
-        for path in self._directory.glob("events.*"):
-            _keep_before(path, step, evaluations)
+        kept = [_keep_before(path, step, evaluations) for path in self._directory.glob("events.*")]
+        if kept and max(last for last, _ in kept) == step - 1:  # else what came before was not written
+            self._evaluations = max(made for _, made in kept)
         # Two within a second differ by the step.
         self._writer = SummaryWriter(str(self._directory), filename_suffix=f".{step:07}")
         if step == 0:
@@ -95,19 +96,30 @@ class Events:
 _BY_EVALUATION = "loss_by_evaluation/"
 
 
-def _keep_before(path: pathlib.Path, step: int, evaluations: int) -> None:
-    """Takes out of an event file what a run makes anew that goes on from before a step; all of it at step 0."""
-    from tensorboardX.proto.event_pb2 import Event
+def _keep_before(path: pathlib.Path, step: int, evaluations: int) -> tuple[int, int]:
+    """Takes out of an event file what a run makes anew that goes on from before a step; all of it at step 0.
 
-    def keeps(event: Event) -> bool:
-        by_evaluation = any(value.tag.startswith(_BY_EVALUATION) for value in event.summary.value)
-        return event.step < (evaluations if by_evaluation else step)
+    Returns:
+      the last step that it still has, and the evaluations until then.
+    """
+    from tensorboardX.proto.event_pb2 import Event
 
     if step == 0:
         path.unlink()
-        return
-    kept = [record for record in records(path) if keeps(Event.FromString(record[12:-4]))]
+        return 0, 0
+    kept, last, made = [], 0, 0
+    for record in records(path):
+        event = Event.FromString(record[12:-4])
+        by_evaluation = any(value.tag.startswith(_BY_EVALUATION) for value in event.summary.value)
+        if event.step >= (evaluations if by_evaluation else step):
+            continue
+        kept.append(record)
+        if by_evaluation:
+            made = max(made, event.step)
+        else:
+            last = max(last, event.step)
     write_atomically(path, b"".join(kept))
+    return last, made
 
 
 def records(path: pathlib.Path) -> list[bytes]:
