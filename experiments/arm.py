@@ -178,14 +178,16 @@ def _on_mesh(
 
     whole, there = mesh.everywhere(grid, 0), mesh.problems(grid, problem)
     first = convolution.jit(begin, in_shardings=(there, *lie), out_shardings=after.shardings)
-    first = first.lower(problem, *given)
+    with mesh.told(grid):
+        first = first.lower(problem, *given)
     each = convolution.jit(
         step,
         in_shardings=(there, after.shardings),
         out_shardings=(after.shardings, whole),
         donate_argnums=1,
     )
-    each = each.lower(problem, after.folded()).compile()
+    with mesh.told(grid):
+        each = each.lower(problem, after.folded()).compile()
     result = jax.jit(lambda state: program.result(after.unfold(state)), out_shardings=whole)
     # Memory grows with the image: what the last scale will need is known before the first begins.
     constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))

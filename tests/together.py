@@ -59,7 +59,7 @@ class Company:
 def arguments(folder: pathlib.Path, pictures: Sequence[str], steps: int, *more: str) -> list[str]:
     """Flags of a run of one size, whose rows do not divide. Few layers compile in a moment."""
     given = (
-        *("--size=64x51", "--scales=1", "--parametrization=pixels", "--optimizer=adam"),
+        *("--size=64x51", "--scales=1", "--parametrization=fourier", "--optimizer=adam"),
         *("--content_layer=block2_conv1", "--style_layer=block1_conv1", "--style_layer=block2_conv1"),
         *(f"--steps={steps}", "--checkpoint_seconds=0", f"--workdir={folder}"),
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float
 
 from jaxstyle.errors import UserError
@@ -51,9 +52,38 @@ def _filter(image: Image, exponent: float) -> Image:
     """F⁻¹ S F of an image, with S of a negative exponent the inverse of that of the positive one."""
     height, width, _ = image.shape
     scales = spectrum(height, width, abs(exponent)).astype(image.dtype)
-    transformed = jnp.fft.rfft2(image, axes=(0, 1))
-    scaled = transformed * (scales if exponent > 0 else 1 / scales)[..., None]
+    scales = scales if exponent > 0 else 1 / scales
+    parts = jax.sharding.get_abstract_mesh().shape.get("rows", 1)
+    if parts > 1:
+        return _scale_in_parts(image, scales, parts).astype(image.dtype)
+    scaled = jnp.fft.rfft2(image, axes=(0, 1)) * scales[..., None]
     return jnp.fft.irfft2(scaled, s=(height, width), axes=(0, 1)).astype(image.dtype)
+
+
+def _scale_in_parts(image: Image, scales: Float[Array, "height half"], parts: int) -> Image:
+    """F⁻¹ S F of an image whose rows lie on several devices, each of which gets some columns of F in between.
+
+    XLA would give each the whole image. Where sizes do not divide there are zeros, which are cut off before they are
+    transformed.
+
+    Args:
+      image: [height, width, 3].
+      scales: S.
+      parts: devices along the axis "rows" of the mesh that is set.
+    """
+    height, width, _ = image.shape
+    half, rows, columns = scales.shape[1], (0, -height % parts), (0, -scales.shape[1] % parts)
+
+    def scale(image: Image, scales: Float[Array, "height part"]) -> Image:
+        by_row = jnp.pad(jnp.fft.rfft(image, axis=1), ((0, 0), columns, (0, 0)))
+        by_column = jax.lax.all_to_all(by_row, "rows", 1, 0, tiled=True)[:height]
+        scaled = jnp.fft.ifft(jnp.fft.fft(by_column, axis=0) * scales[..., None], axis=0)
+        by_row = jax.lax.all_to_all(jnp.pad(scaled, (rows, (0, 0), (0, 0))), "rows", 0, 1, tiled=True)
+        return jnp.fft.irfft(by_row[:, :half], n=width, axis=1)
+
+    given, wanted = PartitionSpec("rows"), PartitionSpec(None, "rows")
+    apart = jax.shard_map(scale, in_specs=(given, wanted), out_specs=given)
+    return apart(jnp.pad(image, (rows, (0, 0), (0, 0))), jnp.pad(scales, ((0, 0), columns)))[:height]
 
 
 def spectrum(height: int, width: int, exponent: float) -> Float[Array, "height half"]:

@@ -10,6 +10,7 @@ XLA partitions a program by where its arguments lie. Arrays cross its border in 
 divide there are empty ones below the last, which are cut off before anything computes.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,11 @@ def grid(devices: Sequence[jax.Device], lanes: int = 1) -> Mesh:
     """A mesh of axes "lanes" and "rows": lanes are shared out to as many devices as they fill, rows to the others."""
     across = math.gcd(len(devices), lanes) if lanes < len(devices) else len(devices)
     return Mesh(np.reshape(np.asarray(devices, object), (across, -1)), ("lanes", "rows"))
+
+
+def told(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Where programs are traced for a mesh: what XLA would gather from its rows knows of them (`parametrization`)."""
+    return jax.set_mesh(mesh) if mesh.shape["rows"] > 1 else contextlib.nullcontext()
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:
