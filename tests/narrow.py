@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from typing import IO, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Process:
         module: str,
         *arguments: str,
         cwd: pathlib.Path = ROOT,
-        stderr: IO[str] | None = None,
+        stderr: IO[str] | int | None = None,
         start_new_session: bool = False,
         **environment: str,
     ):
@@ -60,7 +61,11 @@ class Process:
         self._ends, ended = os.pipe()
         output, out = os.pipe()
         self.stdout, self.stderr = open(output), stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
-        socket.send_fds(_server()[0], [b"!"], [order, ended, out, self.stderr.fileno()])
+        if stderr == subprocess.STDOUT:
+            self.stderr = None
+        socket.send_fds(
+            _server()[0], [b"!"], [order, ended, out, self.stderr.fileno() if self.stderr else out]
+        )
         for mine in (order, ended, out):
             os.close(mine)
         with open(orders, "w") as stream:
@@ -68,6 +73,7 @@ class Process:
             json.dump(order, stream)
         self.pid = int(os.read(self._ends, 16))
         self.returncode: int | None = None
+        self._looking = threading.Lock()
 
     def __enter__(self) -> "Process":
         return self
@@ -82,22 +88,27 @@ class Process:
 
     def wait(self, timeout: float = 240) -> int:
         """The exit status, of a signal its negative."""
-        if self.returncode is None:
-            if not select.select([self._ends], [], [], timeout)[0]:
+        until = time.monotonic() + timeout
+        while True:
+            with self._looking:  # which another thread may do too
+                left = until - time.monotonic()
+                if self.returncode is None and select.select([self._ends], [], [], min(max(left, 0), 0.1))[0]:
+                    self.returncode = os.waitstatus_to_exitcode(int(os.read(self._ends, 16)))
+                    os.close(self._ends)
+                if self.returncode is not None:
+                    return self.returncode
+            if left <= 0:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            self.returncode = os.waitstatus_to_exitcode(int(os.read(self._ends, 16)))
-            os.close(self._ends)
-        return self.returncode
 
     def communicate(self, timeout: float = 240) -> tuple[str, str]:
         """Standard output and error, once it has ended; it is killed if that takes longer."""
         timer = threading.Timer(timeout, self.kill)
         timer.start()
-        with self.stdout or contextlib.nullcontext():
-            output = self.stdout.read() if self.stdout and not self.stdout.closed else ""
+        output = "" if self.stdout.closed else self.stdout.read()
+        self.stdout.close()
         self.wait(timeout)
         timer.cancel()
-        if self.stderr.closed:
+        if self.stderr is None or self.stderr.closed:
             return output, ""
         with self.stderr:
             self.stderr.seek(0)

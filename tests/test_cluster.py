@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import narrow
 import numpy as np
 import pytest
 import submitit
@@ -70,7 +71,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
 
     jobs = (*flags, "--launcher=local", f"--workdir={there}")
     # A terminal's Ctrl-C is for all processes of a group.
-    with subprocess.Popen(**command("experiments.compare", *jobs), start_new_session=True) as process:
+    with narrow.Process("experiments.compare", *jobs, start_new_session=True) as process:
         deadline = time.monotonic() + 120
         while not (there / "arms/adam/snapshots/000050.png").exists():
             assert process.poll() is None
@@ -85,8 +86,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     assert (there / "arms/adam/checkpoints" / str(stopped["steps_done"])).exists()
     assert "adam,photo.png + style.png,0,interrupted" in (there / "summary.csv").read_text()
 
-    done = run("compare", *jobs)
-    assert done.returncode == 0, done.stderr
+    done = narrow.run("experiments.compare", *jobs, check=True)
     output += done.stdout
     assert output.count("gd-learning_rate=1e30: diverged") == 1  # and so was not submitted again
     assert output.count("adam: finished, loss") == 1
@@ -96,7 +96,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     assert mine == its
     assert mine["cores"] == 1
     assert "resumed" not in manifest(there / "arms/adam")
-    done = run("compare", *jobs)
+    done = narrow.run("experiments.compare", *jobs)
     assert done.stdout == f"report: {there / 'report.html'}\n"
     assert len(list((there / "jobs").iterdir())) == 2
 
@@ -110,7 +110,7 @@ def held_by(lock):
 
 def test_an_arm_that_is_killed_is_told_with_its_log_and_stops_no_other(flags, tmp_path):
     flags = (*flags, "--optimizer=adam", "--optimizer=lbfgs", "--launcher=local", f"--workdir={tmp_path}")
-    with subprocess.Popen(**command("experiments.compare", *flags, "--steps=20")) as process:
+    with narrow.Process("experiments.compare", *flags, "--steps=20") as process:
         lock = tmp_path / "arms/adam" / workdir.LOCK
         while (holder := held_by(lock)) in (
             None,
@@ -133,16 +133,15 @@ def test_a_sweep_of_jobs_has_the_rows_of_one_process(flags, tmp_path):
     core = min(os.sched_getaffinity(0))
     done = run("sweep", *flags, f"--workdir={tmp_path / 'here'}", cores={core})
     assert done.returncode == 0, done.stderr
-    done = run("sweep", *flags, "--launcher=local", f"--workdir={tmp_path / 'jobs'}")
-    assert done.returncode == 0, done.stderr
+    narrow.run("experiments.sweep", *flags, "--launcher=local", f"--workdir={tmp_path / 'jobs'}", check=True)
     for name in ("sweep.csv", "curves.csv"):
         assert (tmp_path / "jobs" / name).read_text() == (tmp_path / "here" / name).read_text()
 
 
 def test_a_study_of_jobs_is_tuned_run_and_measured(flags, tmp_path):
     flags = (*flags[2:], "--budgets=2,3", "--learning_rates=10", "--optimizer=adam", "--launcher=local")
-    done = run("study", *flags, "--tuning_pairs=1", "--test_pairs=1", f"--workdir={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    more = "--tuning_pairs=1", "--test_pairs=1", f"--workdir={tmp_path}"
+    narrow.run("experiments.study", *flags, *more, check=True)
     assert len(list(tmp_path.glob("parts/*/rows.npy"))) == 2
     (arm,) = (tmp_path / "arms").iterdir()
     assert list(json.loads((tmp_path / "measured.json").read_text())) == [arm.name]

@@ -16,7 +16,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import tifffile
-from narrow import command
+from narrow import Process, command
 from PIL import Image
 
 from jaxstyle.errors import UserError
@@ -390,8 +390,7 @@ def client(tmp_path_factory):
     """A studio whose runs are of a narrow network."""
 
     def start(job):
-        given = command(job.module, *job.arguments)
-        return subprocess.Popen(**given | {"stderr": subprocess.STDOUT, "start_new_session": True})
+        return Process(job.module, *job.arguments, stderr=subprocess.STDOUT, start_new_session=True)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_start", start)
