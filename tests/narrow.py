@@ -104,8 +104,10 @@ class Process:
         """Standard output and error, once it has ended; it is killed if that takes longer."""
         timer = threading.Timer(timeout, self.kill)
         timer.start()
-        output = "" if self.stdout.closed else self.stdout.read()
-        self.stdout.close()
+        output = ""
+        if self.stdout and not self.stdout.closed:
+            with self.stdout:
+                output = self.stdout.read()
         self.wait(timeout)
         timer.cancel()
         if self.stderr is None or self.stderr.closed:
