@@ -55,7 +55,7 @@ def in_terminal(arguments, answers, **environment):
         start_new_session=True,
     )
     os.close(theirs)
-    timer = threading.Timer(120, process.kill)
+    timer = threading.Timer(240, process.kill)
     timer.start()
     sent, asked = b"", 0
     while True:
@@ -67,9 +67,10 @@ def in_terminal(arguments, answers, **environment):
             break
         sent += data
         questions = ((re.search(question, sent[asked:]), answer) for question, answer in answers.items())
-        for found, answer in sorted(((f, a) for f, a in questions if f), key=lambda each: each[0].start()):
-            os.write(ours, found.expand(answer))
-            asked = max(asked, asked + found.end())
+        found = sorted(((f, a) for f, a in questions if f), key=lambda each: each[0].start())
+        for question, answer in found:
+            os.write(ours, question.expand(answer))
+        asked += found[-1][0].end() if found else 0
     timer.cancel()
     os.close(ours)
     return process.wait(), sent.decode()
@@ -161,9 +162,6 @@ def test_a_run_draws_its_picture_beside_its_bar_and_is_the_run_it_was(tmp_path):
     np.testing.assert_array_equal(last, result.resize(last.shape[1::-1]))
     assert "3/3" in sent
     assert "preview" not in (tmp_path / "seen" / "run.flags").read_text()
-    status, sent = in_terminal(command, KITTY)
-    assert "finished before" in sent
-    np.testing.assert_array_equal(kitty_pictures(sent), [last])
     unseen = narrow.run("experiments.stylize", *SMALL, f"--workdir={tmp_path / 'unseen'}")
     assert unseen.returncode == 0, unseen.stderr
     assert (tmp_path / "unseen" / "image.png").read_bytes() == (tmp_path / "seen" / "image.png").read_bytes()
