@@ -1,6 +1,7 @@
 """What tests share: small random networks and problems."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -82,3 +83,10 @@ def study() -> pathlib.Path:
     if not folder:
         pytest.skip("JAXSTYLE_IVANOV2017 does not name the folder of the study's pictures")
     return pathlib.Path(folder)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for less often, and not among what is imported: tracing makes a lot that is none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
