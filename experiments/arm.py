@@ -121,7 +121,9 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     return cache.get(key, lambda: build(make, task, number, here, values))
 
 
-def pace(ready: Compiled, problem: objective.Problem, state: training.TransferState) -> float:
+def seconds_of_evaluation(
+    ready: Compiled, problem: objective.Problem, state: training.TransferState
+) -> float:
     """The seconds that an evaluation takes from a state on: the median of three steps, as one is easily disturbed."""
     found = []
     for _ in range(3):
@@ -178,8 +180,6 @@ def _on_mesh(
 
     whole, there = mesh.everywhere(grid, 0), mesh.problems(grid, problem)
     first = convolution.jit(begin, in_shardings=(there, *lie), out_shardings=after.shardings)
-    with mesh.told(grid):
-        first = first.lower(problem, *given)
     each = convolution.jit(
         step,
         in_shardings=(there, after.shardings),
@@ -187,7 +187,8 @@ def _on_mesh(
         donate_argnums=1,
     )
     with mesh.told(grid):
-        each = each.lower(problem, after.folded()).compile()
+        first, each = first.lower(problem, *given), each.lower(problem, after.folded())
+    each = each.compile()
     result = jax.jit(lambda state: program.result(after.unfold(state)), out_shardings=whole)
     # Memory grows with the image: what the last scale will need is known before the first begins.
     constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))

@@ -101,7 +101,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     first = start, arm.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
-    seconds = arm.pace(ready, problem, state)
+    seconds = arm.seconds_of_evaluation(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(pixels) / pixels[-1]

@@ -68,15 +68,15 @@ def read_form(settings: Settings) -> objective.Form:
       UserError: the study's form with what it does not have, or shares or strips for a loss that has none.
     """
     form = objective.FORMS[settings.loss]._replace(remat=settings.remat, strips=settings.strips or 1)
+    name = inputs.style_loss(settings)
     if settings.loss != "gatys":
         for flag, own in (("style_loss", "gram"), ("content_loss", "squares")):
             if (value := getattr(settings, flag) or own) != own:
                 raise UserError(f"--{flag}={value}: --loss={settings.loss} has {own} alone")
     else:
-        style = STYLE_LOSSES[inputs.style_loss(settings)]
         content = CONTENT_LOSSES[settings.content_loss or "squares"]
-        form = form._replace(style=style, content=content)
-    name, masks = inputs.style_loss(settings), settings.content_mask or [""] * len(settings.style)
+        form = form._replace(style=STYLE_LOSSES[name], content=content)
+    masks = settings.content_mask or [""] * len(settings.style)
     blended = [text for text, mask in zip(settings.style, masks, strict=False) if not mask]
     shares = {inputs.parse_style(text)[1]: text for text in blended}
     if name in WITHOUT_SHARES and len(shares) > 1:

@@ -423,7 +423,7 @@ def test_the_time_of_an_evaluation_is_that_of_most_steps(monkeypatch):
     monkeypatch.setattr(arm, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     state = namedtuple("State", ["evaluations"])
     ready = SimpleNamespace(step=lambda problem, before: (state(before.evaluations + 2), None))
-    assert arm.pace(ready, None, state(1)) == 1.5
+    assert arm.seconds_of_evaluation(ready, None, state(1)) == 1.5
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,8 @@ class Preview:
             raise UserError(
                 "--preview: draws in a terminal, and input or output is none; --save_every keeps pictures on the way"
             )
-        logging.getLogger("textual_image").setLevel(
-            logging.ERROR
-        )  # a terminal need not answer all that it is asked
+        # A terminal need not answer all that it is asked.
+        logging.getLogger("textual_image").setLevel(logging.ERROR)
         from rich.console import Console
         from textual_image.renderable import HalfcellImage, Image  # which asks the terminal
 
