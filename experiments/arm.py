@@ -154,23 +154,30 @@ def _on_mesh(
     """The programs of an optimizer on the devices of a mesh."""
     begun, (grid, form, problem), shape = time.perf_counter(), here, task.shapes[number]
 
-    def states(number: int, problem: objective.Problem) -> mesh.States:
+    def states(number: int) -> mesh.States:
         image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
-        return mesh.states(grid, jax.eval_shape(program.init, problem, image, values))
+        return mesh.states(grid, jax.eval_shape(program.unseen, image, values))
 
-    after = states(number, problem)
+    after = states(number)
     if number:
-        before = states(number - 1, lay(task, number - 1, grid)[1])
+        before = states(number - 1)
         given, lie = (before.folded(),), (before.shardings,)
 
-        def begin(problem: objective.Problem, state: training.TransferState) -> training.TransferState:
-            return after.fold(program.grow(shape, problem, before.unfold(state)))
+        def unseen(state: training.TransferState) -> training.TransferState:
+            state = before.unfold(state)
+            return after.fold(program.unseen(program.enlarged(shape, state), state.hyperparameters))
+
+        def settle(seen: training.TransferState, state: training.TransferState) -> training.TransferState:
+            return after.fold(program.settle(after.unfold(seen), before.unfold(state)))
     else:
         given = jax.ShapeDtypeStruct(shape, jnp.float32), values
         lie = mesh.everywhere(grid, given)
 
-        def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
-            return after.fold(program.init(problem, *given))
+        def unseen(*given: Any) -> training.TransferState:
+            return after.fold(program.unseen(*given))
+
+        def settle(seen: training.TransferState, *_: Any) -> training.TransferState:
+            return after.fold(program.settle(after.unfold(seen)))
 
     def step(
         problem: objective.Problem, state: training.TransferState
@@ -179,15 +186,17 @@ def _on_mesh(
         return after.fold(state), metrics
 
     whole, there = mesh.everywhere(grid, 0), mesh.problems(grid, problem)
-    first = convolution.jit(begin, in_shardings=(there, *lie), out_shardings=after.shardings)
+    first = jax.jit(unseen, in_shardings=lie, out_shardings=after.shardings)
     each = convolution.jit(
         step,
         in_shardings=(there, after.shardings),
         out_shardings=(after.shardings, whole),
         donate_argnums=1,
     )
+    settled = jax.jit(settle, in_shardings=(after.shardings, *lie), out_shardings=after.shardings)
     with mesh.told(grid):
-        first, each = first.lower(problem, *given), each.lower(problem, after.folded())
+        each = each.lower(problem, after.folded())
+        first, settled = first.lower(*given), settled.lower(after.folded(), *given)
     each = each.compile()
     result = jax.jit(lambda state: program.result(after.unfold(state)), out_shardings=whole)
     # Memory grows with the image: what the last scale will need is known before the first begins.
@@ -198,10 +207,14 @@ def _on_mesh(
     free = memory.available(grid.devices.flat)
     memory.check(needed, free, *task.shapes[-1][:2], constant, needs_less(form))
     memory.keep_freed(needed)
+    first, settled = first.compile(), settled.compile()
+
+    def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
+        seen, _ = each(problem, first(*given))
+        return settled(seen, *given)
+
     moves = after.put, after.fetch
-    return Compiled(
-        first.compile(), after.structure, each, result, time.perf_counter() - begun, needed, moves
-    )
+    return Compiled(begin, after.structure, each, result, time.perf_counter() - begun, needed, moves)
 
 
 def run(

@@ -101,13 +101,10 @@ def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) ->
     """The programs on a mesh that has the lanes divide, and the memory of a step."""
     _, form, problem = arm.place(posed, 0, grid)
     program = training.program(form, spec.name, spec.static, posed.settings.clip)
-    init, step = jax.vmap(program.init, (None, None, 0)), jax.vmap(program.step, (None, 0))
+    unseen, step = jax.vmap(program.unseen, (None, 0)), jax.vmap(program.step, (None, 0))
     values = hyperparameters(spec, posed.settings.seed, [1.0] * count)
-    states = mesh.states(grid, jax.eval_shape(init, problem, posed.start, values), lanes=True)
+    states = mesh.states(grid, jax.eval_shape(unseen, posed.start, values), lanes=True)
     there, whole = mesh.problems(grid, problem), mesh.everywhere(grid, 0)
-
-    def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
-        return states.fold(init(problem, *given))
 
     def advance(
         problem: objective.Problem, state: training.TransferState
@@ -115,14 +112,29 @@ def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) ->
         state, metrics = step(problem, states.unfold(state))
         return states.fold(state), metrics
 
-    lie = there, *mesh.everywhere(grid, (posed.start, values))
-    begin = convolution.jit(begin, in_shardings=lie, out_shardings=states.shardings)
-    lie = there, states.shardings
+    first = jax.jit(
+        lambda *given: states.fold(unseen(*given)),
+        in_shardings=mesh.everywhere(grid, (posed.start, values)),
+        out_shardings=states.shardings,
+    )
+    settled = jax.jit(
+        lambda seen: states.fold(jax.vmap(program.settle)(states.unfold(seen))),
+        in_shardings=(states.shardings,),
+        out_shardings=states.shardings,
+    )
     advance = convolution.jit(
-        advance, in_shardings=lie, out_shardings=(states.shardings, whole), donate_argnums=1
+        advance,
+        in_shardings=(there, states.shardings),
+        out_shardings=(states.shardings, whole),
+        donate_argnums=1,
     )
     compiled = advance.lower(problem, states.folded()).compile()
-    return Lanes(count, grid, states, begin, compiled), compiled.memory_analysis()
+
+    def init(problem: objective.Problem, *given: Any) -> training.TransferState:
+        seen, _ = compiled(problem, first(*given))
+        return settled(seen)
+
+    return Lanes(count, grid, states, init, compiled), compiled.memory_analysis()
 
 
 def run(

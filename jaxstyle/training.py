@@ -6,6 +6,11 @@
 
 All are pure. `init` evaluates the start image, so that row 0 of a run is the loss there, and every later row costs
 the evaluations of one step. Hyperparameters live in the state as arrays: `jax.vmap` over them is a sweep.
+
+Where compiling counts, the step evaluates the start image too, so that one program alone holds the objective:
+
+    seen, _ = program.step(problem, program.unseen(image, hyperparameters))
+    state = program.settle(seen)
 """
 
 import functools
@@ -20,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from jaxstyle.losses import objective, rows, strips
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.optimizers.base import Iterate, Optimizer, Visit
+from jaxstyle.optimizers.base import UNSEEN, Iterate, Optimizer, Visit, is_unseen
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -98,6 +103,10 @@ class Program(NamedTuple):
     `grow` is the state to go on from at a problem of images of another shape, at the step where the given state is;
     it costs one evaluation. `result` is the image that a run has made when it ends. `stepsize` is that of the last
     line search, or None: see `Optimizer`.
+
+    `step` of the `unseen` state of an image evaluates it and does no more; what `settle` makes of that is the state
+    of `init`, or, of the `enlarged` image and the state before, that of `grow`. Not for an optimizer in
+    `catalogue.ON_HOST`.
     """
 
     init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]
@@ -105,6 +114,9 @@ class Program(NamedTuple):
     grow: Callable[[Sequence[int], objective.Problem, TransferState], TransferState]
     result: Callable[[TransferState], Image]
     stepsize: Callable[[TransferState], Scalar | None]
+    unseen: Callable[[Image, Mapping[str, Array]], TransferState]
+    enlarged: Callable[[Sequence[int], TransferState], Image]
+    settle: Callable[..., TransferState]
 
 
 def metrics(state: TransferState) -> Metrics:
@@ -139,16 +151,21 @@ def _visit(method: Method, problem: objective.Problem, image: Image) -> Iterate:
     return Iterate(image, method.evaluate(problem, image))
 
 
-def _begin(
+def _start(
     method: Method,
     start: Iterate,
-    memory: Any,
-    evaluations: Int[Array, ""],
     hyperparameters: Mapping[str, Array],
+    before: TransferState | None = None,
 ) -> TransferState:
-    """Step 0, from an optimizer's state at the start."""
+    """The state to begin with at a start, or to go on with from a state of another size."""
+    optimizer, step, evaluations = method.build(**hyperparameters), jnp.int32(0), jnp.int32(1)
+    if before is None:
+        memory = optimizer.init(start)
+    else:
+        memory = optimizer.carry(before.optimizer, before.iterate, start)
+        step, evaluations = before.step, before.evaluations + 1
     return TransferState(
-        step=jnp.int32(0),
+        step=step,
         evaluations=evaluations,
         iterate=start,
         optimizer=memory,
@@ -162,15 +179,30 @@ def _begin(
 def _init(
     method: Method, problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]
 ) -> TransferState:
-    start = _visit(method, problem, image)
-    memory = method.build(**hyperparameters).init(start)
-    return _begin(method, start, memory, jnp.int32(1), hyperparameters)
+    return _start(method, _visit(method, problem, image), hyperparameters)
+
+
+def _unseen(method: Method, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
+    zero = jnp.zeros((), image.dtype)
+    nothing = objective.Evaluation(
+        jnp.full_like(zero, UNSEEN), objective.Terms(zero, zero, zero), jnp.zeros_like(image)
+    )
+    state = _start(method, Iterate(image, nothing), hyperparameters)
+    return state._replace(evaluations=jnp.int32(0), diverged=jnp.bool_(False))
+
+
+def _settle(method: Method, seen: TransferState, before: TransferState | None = None) -> TransferState:
+    return _start(method, seen.iterate, seen.hyperparameters, before)
 
 
 def _step(method: Method, problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
-    optimizer = method.build(**state.hyperparameters)
-    visit = Visit(functools.partial(_visit, method, problem))
-    outcome = optimizer.step(visit, state.iterate, state.optimizer)
+    optimizer, here = method.build(**state.hyperparameters), state.iterate.image
+    unseen = is_unseen(state.iterate)
+
+    def go(image: Image) -> Iterate:
+        return _visit(method, problem, jnp.where(unseen, here, image))
+
+    outcome = optimizer.step(Visit(go), state.iterate, state.optimizer)
     diverged = state.diverged | ~_is_finite(outcome.iterate)
     iterate, kept = jax.tree.map(
         lambda old, new: jnp.where(diverged, old, new),
@@ -190,14 +222,15 @@ def _step(method: Method, problem: objective.Problem, state: TransferState) -> t
     return new, metrics(new)
 
 
+def _enlarged(method: Method, shape: Sequence[int], state: TransferState) -> Image:
+    return jax.image.resize(_result(method, state), shape, "cubic")
+
+
 def _grow(
     method: Method, shape: Sequence[int], problem: objective.Problem, state: TransferState
 ) -> TransferState:
-    image = jax.image.resize(_result(method, state), shape, "cubic")
-    start, optimizer = _visit(method, problem, image), method.build(**state.hyperparameters)
-    memory = optimizer.carry(state.optimizer, state.iterate, start)
-    grown = _begin(method, start, memory, state.evaluations + 1, state.hyperparameters)
-    return grown._replace(step=state.step)
+    start = _visit(method, problem, _enlarged(method, shape, state))
+    return _start(method, start, state.hyperparameters, state)
 
 
 def _stepsize(method: Method, state: TransferState) -> Scalar | None:
@@ -239,7 +272,8 @@ def program(
         evaluate = convolution.jit(evaluate)
     project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
     method = Method(evaluate, project, catalogue.build(name, static), KEEPERS[keep])
-    return Program(*(functools.partial(part, method) for part in (_init, _step, _grow, _result, _stepsize)))
+    parts = _init, _step, _grow, _result, _stepsize, _unseen, _enlarged, _settle
+    return Program(*(functools.partial(part, method) for part in parts))
 
 
 def run(
@@ -261,10 +295,14 @@ def run(
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
-    init, step, *_ = program(form, spec.name, spec.static)
-    if spec.name not in catalogue.ON_HOST:
-        init, step = convolution.jit(init), convolution.jit(step, donate_argnums=1)
-    state = init(problem, jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()})
+    made = program(form, spec.name, spec.static)
+    start = jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()}
+    if spec.name in catalogue.ON_HOST:
+        step, state = made.step, made.init(problem, *start)
+    else:
+        step = convolution.jit(made.step, donate_argnums=1)
+        seen, _ = step(problem, jax.jit(made.unseen)(*start))
+        state = jax.jit(made.settle, donate_argnums=0)(seen)
     rows = [jax.device_get(metrics(state))]  # before the step is given the state's buffers
     for _ in range(steps):
         state, row = step(problem, state)

@@ -351,6 +351,22 @@ def scale_free(form, problem, image):
     return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
 
 
+def begin_by_the_step(program, values):
+    """The states at a start and at that of a larger size, both evaluated by the step."""
+    seen, _ = program.step(None, program.unseen(jnp.full((6, 8, 3), 250.0), values))
+    first = program.settle(seen)
+    seen, _ = program.step(None, program.unseen(program.enlarged((6, 9, 3), first), values))
+    return first, program.settle(seen, first)
+
+
+def assert_alike(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        if not jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(name, monkeypatch, tmp_path):
     monkeypatch.setattr(training.objective, "evaluate", scale_free)
@@ -386,6 +402,10 @@ def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(name, mo
     again, _ = jit(program.step)(None, restored)
     assert again.step == 5
     if not on_host:
+        first, grown = jax.jit(begin_by_the_step, static_argnums=0)(program, values)
+        before = program.init(None, jnp.full((6, 8, 3), 250.0), values)
+        assert_alike(first, before)
+        assert_alike(grown, program.grow((6, 9, 3), None, before))
         assert 0 <= state.iterate.image.min() <= state.iterate.image.max() <= 255
         many = {key: jnp.broadcast_to(value, (2,)) for key, value in values.items()}
         begin = jax.vmap(

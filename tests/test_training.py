@@ -129,6 +129,34 @@ def test_the_last_the_best_and_the_average_iterate_can_be_kept(make_problem, con
     np.testing.assert_allclose(result, np.tensordot(weights / weights.sum(), images, 1), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "name", ["adam", "lbfgs@fourier:exponent=0.5", "nonlinear-cg@pyramid", "optax-lbfgs"]
+)
+def test_the_step_of_an_unseen_state_evaluates_it_and_no_more(name, make_problem, content):
+    """And a run goes on from there as from `init`, with one program of the objective where there were two."""
+    problem, spec = make_problem(objective.GATYS), catalogue.parse(name)
+    program = training.program(objective.GATYS, spec.name, spec.static)
+    step = jax.jit(program.step)
+    seen, metrics = step(problem, program.unseen(jnp.asarray(content), arrays(spec)))
+    assert metrics.evaluations == 1
+    state, wanted = program.settle(seen), program.init(problem, jnp.asarray(content), arrays(spec))
+    np.testing.assert_array_equal(state.iterate.image, content)
+    for _ in range(2):
+        for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+        state, wanted = step(problem, state)[0], step(problem, wanted)[0]
+
+
+def test_a_start_that_cannot_be_evaluated_has_diverged(make_problem, content):
+    spec = catalogue.parse("lbfgs")
+    program = training.program(objective.GATYS, spec.name, spec.static)
+    start = jnp.asarray(content).at[0, 0, 0].set(jnp.nan)
+    unseen = program.unseen(start, arrays(spec))
+    seen, metrics = jax.jit(program.step)(make_problem(objective.GATYS), unseen)
+    assert program.settle(seen).diverged
+    assert metrics.evaluations == 1
+
+
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
 def test_a_state_grows_to_another_size(name, make_problem, content, random_network, style):
     states, program = run(make_problem, content, name, 3)

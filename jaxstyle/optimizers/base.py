@@ -4,6 +4,7 @@
 where it has been.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,15 @@ class Iterate(NamedTuple):
 
     image: Image
     evaluation: Evaluation
+
+
+#: The total of an image that nobody has evaluated; its gradient is zero.
+UNSEEN = math.inf
+
+
+def is_unseen(iterate: Iterate) -> Bool[Array, ""]:
+    """Whether a step from here is to evaluate the image and do no more: any step whose one trial is that image."""
+    return iterate.evaluation.total == UNSEEN
 
 
 def _unmoved(image: Image, iterate: Iterate, direction: Image) -> Image:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int
 
-from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit
+from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit, is_unseen
 
 #: Relative rounding error of a float32 total: sums of some 1e6 squares, in pairs.
 ROUNDING = 1e-6
@@ -125,11 +125,12 @@ def wolfe(
       max_evaluations: the search gives up after so many.
     """
     total, slope = start.evaluation.total, jnp.vdot(start.evaluation.gradient, direction)
-    conditions = Conditions(sufficient_decrease, curvature)
+    conditions, unseen = Conditions(sufficient_decrease, curvature), is_unseen(start)
 
     def unfinished(search: Search) -> Bool[Array, ""]:
-        # A direction that does not descend has nothing to be searched.
-        return (slope < 0) & ~search.accepted & (search.evaluations < max_evaluations)
+        # A direction that does not descend has nothing to be searched, a start that is unseen one evaluation.
+        most = jnp.where(unseen, 1, max_evaluations)
+        return ((slope < 0) | unseen) & ~search.accepted & (search.evaluations < most)
 
     def try_one(search: Search) -> Search:
         trial = attempt(visit, start, direction, search.trial)
@@ -150,6 +151,6 @@ def wolfe(
         evaluations=jnp.int32(0),
         accepted=jnp.bool_(False),
         bracket=Bracket(zero, total, slope, jnp.full_like(total, jnp.inf)),
-        trial=jnp.asarray(first_trial, total.dtype),
+        trial=jnp.where(unseen, 0, jnp.asarray(first_trial, total.dtype)),
     )
     return jax.lax.while_loop(unfinished, try_one, begin)
