@@ -80,9 +80,9 @@ def prepare(kernel: Float[Array, "3 3 in out"], bias: Float[Array, " out"], meth
     kernel = np.asarray(kernel)
     if method == "direct":
         flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
-        return Filters(jnp.asarray(kernel), jnp.asarray(flipped), jnp.asarray(bias))
+        return jax.device_put(Filters(kernel, flipped, bias))
     forward = _transform_filters(kernel)
-    return Filters(jnp.asarray(forward), jnp.asarray(_flip_transformed(forward)), jnp.asarray(bias))
+    return jax.device_put(Filters(forward, _flip_transformed(forward), bias))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -211,9 +212,10 @@ def _network(
     normalisation: _Normalisation,
 ) -> vgg.Network:
     convolutions = {
-        layer: vgg.Convolution(
-            jnp.asarray(kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel),
-            jnp.asarray(bias),
+        layer: jax.device_put(  # jnp.asarray would compile a program for each shape
+            vgg.Convolution(
+                kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel, bias
+            )
         )
         for layer, (kernel, bias) in convolutions.items()
     }
