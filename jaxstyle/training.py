@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from jaxstyle.losses import objective, rows, strips
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
-from jaxstyle.optimizers.base import UNSEEN, Iterate, Optimizer, Visit, is_unseen
+from jaxstyle.optimizers.base import UNSEEN, Iterate, Optimizer, Visit, is_unseen, unmoved
 
 Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
@@ -141,13 +141,13 @@ class Method(NamedTuple):
     """What the parts of a program have in common."""
 
     evaluate: Callable[[objective.Problem, Image], objective.Evaluation]
-    project: Callable[[Image], Image]
+    clip: bool
     build: Callable[..., Optimizer]
     keeper: Keeper
 
 
 def _visit(method: Method, problem: objective.Problem, image: Image) -> Iterate:
-    image = method.project(image)
+    image = jnp.clip(image, 0, 255) if method.clip else image
     return Iterate(image, method.evaluate(problem, image))
 
 
@@ -202,7 +202,8 @@ def _step(method: Method, problem: objective.Problem, state: TransferState) -> t
     def go(image: Image) -> Iterate:
         return _visit(method, problem, jnp.where(unseen, here, image))
 
-    outcome = optimizer.step(Visit(go), state.iterate, state.optimizer)
+    visit = Visit(go, unmoved if method.clip else None)
+    outcome = optimizer.step(visit, state.iterate, state.optimizer)
     diverged = state.diverged | ~_is_finite(outcome.iterate)
     iterate, kept = jax.tree.map(
         lambda old, new: jnp.where(diverged, old, new),
@@ -270,8 +271,7 @@ def program(
     evaluate = functools.partial(evaluate, form)
     if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
-    project = functools.partial(jnp.clip, min=0, max=255) if clip else lambda image: image
-    method = Method(evaluate, project, catalogue.build(name, static), KEEPERS[keep])
+    method = Method(evaluate, clip, catalogue.build(name, static), KEEPERS[keep])
     parts = _init, _step, _grow, _result, _stepsize, _unseen, _enlarged, _settle
     return Program(*(functools.partial(part, method) for part in parts))
 

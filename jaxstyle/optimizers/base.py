@@ -34,7 +34,8 @@ def is_unseen(iterate: Iterate) -> Bool[Array, ""]:
     return iterate.evaluation.total == UNSEEN
 
 
-def _unmoved(image: Image, iterate: Iterate, direction: Image) -> Image:
+def unmoved(image: Image, iterate: Iterate, direction: Image) -> Image:
+    """A direction without the pixels of a trial image that its iterate has moved."""
     return jnp.where(iterate.image == image, direction, 0)
 
 
@@ -43,11 +44,12 @@ class Visit(NamedTuple):
 
     Attributes:
       go: from a trial image to an iterate: the image brought to where it may be, and the objective there.
-      free: from a trial image, its iterate and a direction, that without the pixels that `go` moved.
+      free: from a trial image, its iterate and a direction, that without the pixels that `go` moved; None where it
+        moves none.
     """
 
     go: Callable[[Image], Iterate]
-    free: Callable[[Image, Iterate, Image], Image] = _unmoved
+    free: Callable[[Image, Iterate, Image], Image] | None = unmoved
 
     def __call__(self, image: Image) -> Iterate:
         return self.go(image)

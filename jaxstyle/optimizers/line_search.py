@@ -65,7 +65,7 @@ def attempt(visit: Visit, start: Iterate, direction: Image, t: Scalar) -> Trial:
     """Evaluates the objective once, at a step size."""
     image = start.image + t * direction
     iterate = visit(image)
-    free = visit.free(image, iterate, direction)
+    free = direction if visit.free is None else visit.free(image, iterate, direction)
     slope_0 = jnp.minimum(jnp.vdot(start.evaluation.gradient, free), 0)
     return Trial(t, iterate, slope_0, jnp.vdot(iterate.evaluation.gradient, free))
 

@@ -245,7 +245,10 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
 
         def go(variables: Variables) -> Iterate:
             image = _decoded(parametrization, shape, variables)
-            return _settled(parametrization, variables, image, visit(image))
+            found = visit(image)
+            if visit.free is None:
+                return everywhere(variables, found)
+            return _settled(parametrization, variables, image, found)
 
         def free(variables: Variables, found: Iterate, direction: Variables) -> Variables:
             del variables
@@ -256,7 +259,8 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
                 lambda: encode(jnp.where(mask, _decoded(parametrization, shape, direction), 0)),
             )
 
-        outcome = optimizer.step(Visit(go, free), everywhere(state.variables, iterate), state.inner)
+        inner = Visit(go, visit.free and free)
+        outcome = optimizer.step(inner, everywhere(state.variables, iterate), state.inner)
         variables, evaluation = outcome.iterate
         return outcome._replace(iterate=evaluation.terms.iterate, state=WithinState(variables, outcome.state))
 
