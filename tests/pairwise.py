@@ -87,9 +87,7 @@ REFUSED = (
     lambda f: f.get("strips") == "3" and f.get("style_loss") not in (None, "gram", "wasserstein"),
     lambda f: f.get("strips") == "3" and f.get("content_loss") == "self_similarity",
     lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
-    lambda f: (
-        f.get("style_loss") in ("mrf", "nearest") and " " in f.get("style", "") and not f.get("content_mask")
-    ),
+    lambda f: f.get("style_loss") == "mrf" and " " in f.get("style", "") and not f.get("content_mask"),
     lambda f: f.get("regions") and " " in f.get("style", ""),
     lambda f: f.get("regions") and (f.get("content_mask") or f.get("style_mask")),
 )

@@ -75,7 +75,7 @@ TOGETHER = base.StyleLoss(
     adapt=lambda target, photo, guides: jax.tree.map(
         lambda a, b: a - jnp.mean(b, (0, 1)), target, list(photo)
     ),
-    turns=2,
+    turned=lambda turns: jax.tree.map(lambda *each: sum(each) / 4, *turns),
 )
 
 
@@ -90,10 +90,10 @@ def test_a_style_loss_may_see_the_image_and_all_layers_at_once(remat, make_probl
     layers = ["block1_conv1", "block3_conv1"]
     seen = [
         [picture, *vgg.features(problem.network, picture, layers).values()]
-        for picture in (image, style, np.rot90(style), content)
+        for picture in (image, *(np.rot90(style, turn) for turn in range(4)), content)
     ]
-    own, one, other, photo = ([np.mean(maps, (0, 1)) for maps in arrays] for arrays in seen)
-    away = [a - ((b + c) / 2 - d) for a, b, c, d in zip(own, one, other, photo, strict=True)]
+    own, *turns, photo = ([np.mean(maps, (0, 1)) for maps in arrays] for arrays in seen)
+    away = [a - (np.mean(t, 0) - b) for a, b, *t in zip(own, photo, *turns, strict=True)]
     # A group weighs the mean of its layers' weights, 10 and 5.
     np.testing.assert_allclose(found.terms.style, 7.5 * sum(np.sum(each**2) for each in away), rtol=1e-4)
 

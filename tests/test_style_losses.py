@@ -393,16 +393,36 @@ def test_patches_are_taken_from_all_styles():
         assert loss.loss(jnp.float32(style), None, loss.blend(targets)) == 0
 
 
+@pytest.mark.parametrize("guide", [None, GUIDE], ids=["whole", "soft"])
+def test_of_several_pictures_each_takes_its_share_of_the_photo_and_its_nearest_there(guide):
+    photo, guides = (jnp.float32(IMAGE),), guide if guide is None else (jnp.float32(guide),)
+    palettes = [nearest.columns((jnp.float32(each + 0.1),), None, KEY) for each in (STYLE, SAME_SIZE)]
+    blends = {
+        share: nearest.join_pictures([*zip(palettes, (share, 1 - share), strict=True)])
+        for share in (1, 0.75, 0)
+    }
+    found = {share: nearest.replace(blend, photo, guides) for share, blend in blends.items()}
+    for share, palette in ((1, palettes[0]), (0, palettes[1])):
+        np.testing.assert_array_equal(found[share], nearest.replace(palette, photo, guides))
+    own = [directions(np.float64(palette.pictures[0])) for palette in palettes]
+    rows = hypercolumns.rows(found[0.75])
+    first, second = (np.isclose(rows[:, None], each[None], atol=1e-6).all(2).any(1) for each in own)
+    np.testing.assert_array_equal(first, ~second)
+    weights = weighted(IMAGE, guide)[1]
+    assert abs(weights @ first - 0.75) < weights.max()
+
+
 def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_guide(monkeypatch):
     monkeypatch.setattr(nearest, "MAX_POSITIONS", 10)
     rows = [tuple(row) for row in np.float32(IMAGE / CHANNELS).reshape(-1, CHANNELS)]
     found = nearest.columns((jnp.float32(IMAGE),), None, KEY)
-    places = [rows.index(tuple(column)) for column in np.asarray(found)]
+    places = [rows.index(tuple(column)) for column in np.asarray(found.pictures[0])]
     assert np.all(np.diff(places) > 0)
     assert len(places) == 10
-    assert places != [rows.index(tuple(c)) for c in nearest.columns((IMAGE,), None, jax.random.key(1))]
+    (other,) = nearest.columns((IMAGE,), None, jax.random.key(1)).pictures
+    assert places != [rows.index(tuple(column)) for column in other]
     guided = nearest.columns((jnp.float32(IMAGE),), (jnp.float32(HALF),), KEY)
-    assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided)} == {0, 1, 2}
+    assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided.pictures[0])} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("count", [7, 5000])

@@ -261,7 +261,7 @@ BAD = {
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
     "strips of similarities": (["--content_loss=self_similarity", "--strips=2"], "--strips=2"),
     "shares for what is nearest": (
-        ["--style_loss=nearest", "--style=sample:night:2", "--style=sample:facets"],
+        ["--style_loss=mrf", "--style=sample:night:2", "--style=sample:facets"],
         "--style=sample:night:2",
     ),
     "a coarsest size that is too small": (["--scales=14"], "16 pixels"),

@@ -70,7 +70,8 @@ class StyleLoss(NamedTuple):
       groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
         `given` makes them.
       adapt: what becomes of a target for one photo, of the photo's maps and their guide. None: it stays.
-      turns: how many quarter turns of a style picture, the first of them none, are blended in equal shares.
+      turned: the target of a style picture from those of its four quarter turns, the first of them none. None: it is
+        not turned.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]
@@ -81,7 +82,7 @@ class StyleLoss(NamedTuple):
     distance: Callable[[Any, Target], Scalar] | None = None
     groups: Groups = ALONE
     adapt: Callable[[Target, Any, Any], Target] | None = None
-    turns: int = 1
+    turned: Callable[[Sequence[Target]], Target] | None = None
 
 
 def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:

@@ -222,16 +222,21 @@ def regions(
     groups = form.style.groups.by_deepest(layers)
     members = {name for group in groups.values() for name in group}
 
-    def targets(style: Style, turn: int) -> dict[str, Any]:
+    def turned(style: Style, turn: int) -> dict[str, Any]:
         mask = style.style_mask
         guides = None if mask is None else _guides(jnp.rot90(mask, turn), members)
         picture = jnp.rot90(style.picture, turn)
         return (read or WHOLE).targets(form, network, picture, groups, guides, key)
 
+    def targets(style: Style) -> dict[str, Any]:
+        if form.style.turned is None:
+            return turned(style, 0)
+        each = [turned(style, turn) for turn in range(4)]
+        return {name: form.style.turned([t[name] for t in each]) for name in groups}
+
     def blended(styles: Sequence[Style]) -> dict[str, Any]:
-        turns = form.style.turns
-        shares = sum(style.share for style in styles) * turns
-        each = [(targets(style, turn), style.share / shares) for style in styles for turn in range(turns)]
+        shares = sum(style.share for style in styles)
+        each = [(targets(style), style.share / shares) for style in styles]
         return {name: form.style.blend([(t[name], share) for t, share in each]) for name in groups}
 
     everywhere = [style for style in styles if style.content_mask is None]

@@ -12,5 +12,5 @@ STYLE_LOSSES = {
     "cross": cross.STYLE_LOSS,
 }
 
-#: Those that take of all style pictures what is nearest, whose shares then say nothing.
-WITHOUT_SHARES = ("mrf", "nearest")
+#: Those that take of all style pictures what is nearest at each step, whose shares then say nothing.
+WITHOUT_SHARES = ("mrf",)
