@@ -66,7 +66,7 @@ def distance(found: Gaussian, target: Gaussian) -> Scalar:
     Multivariate Normal Distributions". The program crowsonkb/style-transfer-pytorch has it as a style loss.
     """
     moved = jnp.sum((found.mean - target.mean) ** 2)
-    return (moved + squared_bures(blur(found.covariance), blur(target.covariance))) / found.mean.size
+    return (moved + squared_bures(found.covariance, target.covariance)) / found.mean.size
 
 
 def wasserstein(features: Features, guide: Guide | None, target: Gaussian) -> Scalar:
@@ -74,17 +74,24 @@ def wasserstein(features: Features, guide: Guide | None, target: Gaussian) -> Sc
     return distance(gaussian(features, guide), target)
 
 
-def blur(covariance: Gram) -> Gram:
-    """The covariance S + (`BLUR` · tr S) I, which has full rank even for features that do not vary."""
-    floor = 1e-12  # far below the variance of a feature
-    return covariance + (BLUR * jnp.trace(covariance) + floor) * jnp.eye(
-        len(covariance), dtype=covariance.dtype
-    )
+class Factor(NamedTuple):
+    """A blurred covariance S = L Lᵀ and its trace."""
+
+    lower: Gram
+    trace: Scalar
+
+
+def factor(covariance: Gram) -> Factor:
+    """That of S + (`BLUR` · tr S) I, which has full rank even for features that do not vary."""
+    trace, channels = jnp.trace(covariance), len(covariance)
+    level = BLUR * trace + 1e-12  # far below the variance of a feature
+    blurred = covariance + level * jnp.eye(channels, dtype=covariance.dtype)
+    return Factor(jax.lax.linalg.cholesky(blurred, symmetrize_input=False), trace + channels * level)
 
 
 @jax.custom_vjp
 def squared_bures(first: Gram, second: Gram) -> Scalar:
-    """tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½) of blurred covariances.
+    """tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½) of covariances, both blurred by `BLUR`.
 
     With any factors S = L Lᵀ it is the least |L₁Q − L₂|² for an orthogonal Q: Bhatia, Jain and Lim 2019, "On the
     Bures-Wasserstein Distance between Positive Definite Matrices", theorem 1. Nothing large cancels from that sum of
@@ -94,24 +101,23 @@ def squared_bures(first: Gram, second: Gram) -> Scalar:
 
 
 def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram, Gram]]:
-    lower, target = jnp.linalg.cholesky(first), jnp.linalg.cholesky(second)
+    (lower, trace), (target, target_trace) = factor(first), factor(second)
     # A factor's norm is √tr, its least singular value √(`BLUR` · tr) or more.
-    norms = jnp.sqrt(jnp.trace(first) * jnp.trace(second))
+    norms = jnp.sqrt(trace * target_trace)
     rotation = orthogonal_factor(lower.T @ target / norms, 0.9 * BLUR)
     return jnp.sum((lower @ rotation - target) ** 2), (lower, target, rotation)
 
 
 def _bures_backward(factors: tuple[Gram, Gram, Gram], gradient: Scalar) -> tuple[Gram, Gram]:
     lower, target, rotation = factors
-    return gradient * _bures_slope(lower, target, rotation), gradient * _bures_slope(
-        target, lower, rotation.T
-    )
+    slopes = _bures_slope(lower, target, rotation), _bures_slope(target, lower, rotation.T)
+    return tuple(gradient * slope for slope in slopes)
 
 
 def _bures_slope(lower: Gram, target: Gram, rotation: Gram) -> Gram:
-    # I − T, T = L₁⁻ᵀ Q L₂ᵀ the symmetric matrix of the optimal transport.
+    # I − T, T = L₁⁻ᵀ Q L₂ᵀ the symmetric matrix of the optimal transport; the blur grows with the trace.
     slope = jax.scipy.linalg.solve_triangular(lower, (lower - target @ rotation.T).T, trans=1, lower=True)
-    return (slope + slope.T) / 2
+    return (slope + slope.T) / 2 + BLUR * jnp.trace(slope) * jnp.eye(len(slope), dtype=slope.dtype)
 
 
 squared_bures.defvjp(_bures_forward, _bures_backward)
@@ -128,7 +134,7 @@ def orthogonal_factor(matrix: Gram, smallest: float) -> Gram:
       smallest: a lower bound of the singular values.
     """
     scales, bound = [], smallest
-    while bound < 1 - 1e-9:
+    while 1 - bound > jnp.finfo(matrix.dtype).eps:
         # At ρ = √3 a singular value of 1 would become 0; their bound keeps clear of that.
         scales.append(min(1.6977, (3 / (1 + bound + bound**2)) ** 0.5))
         bound, top = (scales[-1] * x * (3 - scales[-1] ** 2 * x**2) / 2 for x in (bound, 1.0))

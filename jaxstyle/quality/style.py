@@ -97,8 +97,8 @@ def kullback_leibler(own: Gaussian, target: Gaussian) -> Scalar:
 
 def frechet(own: Gaussian, target: Gaussian) -> Scalar:
     """The squared Fréchet distance of normal distributions, both blurred as in `wasserstein`."""
-    covariances = (wasserstein.blur(each.covariance) for each in (own, target))
-    return jnp.sum((own.mean - target.mean) ** 2) + wasserstein.squared_bures(*covariances)
+    bures = wasserstein.squared_bures(own.covariance, target.covariance)
+    return jnp.sum((own.mean - target.mean) ** 2) + bures
 
 
 def _distances(
