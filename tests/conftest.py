@@ -23,8 +23,10 @@ import jax
 import numpy as np
 import pytest
 
+import jaxstyle
 from jaxstyle.losses import objective, recipes
-from jaxstyle.network import vgg
+from jaxstyle.network import vgg, weights
+from jaxstyle.quality import photo
 from jaxstyle.runs import journal
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,6 +50,21 @@ def random_network() -> vgg.Network:
         convolutions[name] = vgg.Convolution(kernel.astype(np.float32), bias.astype(np.float32))
         channels = width
     return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
+
+
+@pytest.fixture
+def narrow_weights(random_network, monkeypatch) -> None:
+    """What a test reads weights of in this process is narrow."""
+
+    def load(name: str) -> weights.Weights:
+        return weights.Weights(name, "vgg16", random_network, "0" * 64)
+
+    def heads() -> dict[str, np.ndarray]:
+        return {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
+
+    for name, exported, narrow in (("load", "load_weights", load), ("lpips_heads", "lpips_heads", heads)):
+        monkeypatch.setattr(weights, name, narrow)
+        monkeypatch.setitem(vars(jaxstyle), exported, narrow)
 
 
 @pytest.fixture(scope="session")

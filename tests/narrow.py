@@ -32,6 +32,9 @@ from jaxstyle.quality import photo
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+#: Flags of few layers, which compile in a moment, for what depends on none.
+FEW = ("--content_layer=block2_conv1", "--style_layer=block1_conv1", "--style_layer=block2_conv1")
+
 
 def command(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """Arguments for `subprocess` that run a command so, for what only a process from nothing can show."""

@@ -35,7 +35,7 @@ def study(tmp_path_factory):
 
 
 FLAGS = (
-    *("--size=32", "--steps=22", "--init=noise", "--convolution=direct"),
+    *("--size=32", "--steps=22", "--init=noise", "--convolution=direct", *narrow.FEW),
     *("--claims=experiment6", "--pair=A", "--pair=B2"),
 )
 ARMS = ("--optimizer=gd:learning_rate=1e30", "--optimizer=adam:learning_rate=1", "--optimizer=lbfgs")
@@ -135,11 +135,11 @@ def test_a_mistake_is_one_line_and_changes_nothing(flag, named, comparison, stud
 def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(study, tmp_path):
     flags = (
         *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}", "--size=32"),
-        *("--steps=60", "--convolution=direct"),
-        *("--optimizer=adam", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
+        *("--steps=60", "--convolution=direct", *narrow.FEW, "--optimizer=adam", "--optimizer=lbfgs"),
     )
     directory = tmp_path / "run"
-    with narrow.Process("experiments.compare", *flags, f"--workdir={directory}") as process:
+    often = "--checkpoint_seconds=0", f"--workdir={directory}"
+    with narrow.Process("experiments.compare", *flags, *often) as process:
         deadline = time.monotonic() + 60
         while not any((directory / "arms/lbfgs/checkpoints").glob("[0-9]*")):
             assert process.poll() is None
@@ -168,7 +168,7 @@ def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(s
 def test_each_seed_has_its_own_directions(tmp_path, study):
     """The sliced loss draws them: an arm of the second seed is what `stylize` gives with that seed."""
     flags = (
-        *("--size=32", "--steps=2", "--style_loss=sliced", "--convolution=direct"),
+        *("--size=32", "--steps=2", "--style_loss=sliced", "--convolution=direct", *narrow.FEW),
         *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}"),
     )
     done = start(*flags, "--optimizer=lbfgs", "--seeds=2", f"--workdir={tmp_path / 'both'}")
@@ -182,7 +182,7 @@ def test_each_seed_has_its_own_directions(tmp_path, study):
 
 
 def test_first_steps_of_a_longer_arm_are_taken_over_and_are_those_of_a_run(study, tmp_path):
-    flags = ("--size=32", "--init=noise", "--convolution=direct", "--pair=A")
+    flags = ("--size=32", "--init=noise", "--convolution=direct", "--pair=A", *narrow.FEW)
     arms = ("--optimizer=adam:learning_rate=2", "--optimizer=lbfgs")
     environment = {"JAXSTYLE_IVANOV2017": str(study)}
     long, taken, run = (tmp_path / name for name in ("long", "taken", "run"))

@@ -17,7 +17,7 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.parametrize("code", CODE, ids=["three lines", "six lines"])
-def test_the_readmes_lines_make_a_picture(tmp_path, monkeypatch, code):
+def test_the_readmes_lines_make_a_picture(narrow_weights, tmp_path, monkeypatch, code):
     rng = np.random.default_rng(0)
     for name in ("me.jpg", "painting.jpg"):
         jaxstyle.write_picture(tmp_path / name, rng.uniform(0, 255, (24, 32, 3)))

@@ -5,10 +5,7 @@ import pathlib
 import re
 
 import matplotlib.pyplot
-import narrow
 import pytest
-
-from jaxstyle.network import weights
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "docs" / "notebooks").glob("*.ipynb"))
 
@@ -19,11 +16,8 @@ def cells(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom(path, narrow_weights, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    known = narrow.network()
-    monkeypatch.setattr(weights, "load", lambda name: weights.Weights(name, "vgg16", known, "0" * 64))
-    monkeypatch.setitem(__import__("jaxstyle").__dict__, "load_weights", weights.load)
     matplotlib.pyplot.switch_backend("agg")
     shown = []
     monkeypatch.setattr(matplotlib.pyplot, "show", lambda: shown.append(matplotlib.pyplot.gcf()))

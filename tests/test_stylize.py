@@ -31,13 +31,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(folder):
-    """Starts the command on a small network, with small pictures unless the first flag names others."""
+    """Starts the command on a narrow network, with pictures and few layers unless the first flag names others."""
     pictures = make_pictures(folder)
 
     def start(*arguments, **environment):
         shared = ["--size=32", "--convolution=direct"]
         if not arguments[0].startswith(("--flagfile", "--content")):
-            shared += pictures
+            shared += [*pictures, *narrow.FEW]
         return narrow.Process("experiments.stylize", *shared, *arguments, **environment)
 
     return start
@@ -126,7 +126,8 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(folder, whole, 
 
 
 def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):
-    process = start(f"--workdir={folder / 'compiling'}", "--compilation_cache=", "--size=48")
+    flags = ("--compilation_cache=", "--size=48", f"--workdir={folder / 'compiling'}")
+    process = start(*make_pictures(folder), *flags)
     assert process.stdout.readline() == "compiling …\n"
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -185,7 +186,7 @@ def test_a_run_does_not_depend_on_its_reader(folder, whole, start):
 
 def test_a_finished_run_whose_photo_has_changed_says_so(folder, stylize):
     photo, workdir = folder / "photo.png", folder / "photographed"
-    flags = (f"--content={photo}", "--steps=1", f"--workdir={workdir}")
+    flags = (f"--content={photo}", *narrow.FEW, "--steps=1", f"--workdir={workdir}")
     Image.new("RGB", (32, 24), (50, 100, 200)).save(photo)
     assert stylize(*flags)[0] == 0
     Image.new("RGB", (32, 24), (51, 100, 200)).save(photo)
@@ -410,7 +411,8 @@ def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
 
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize):
     workdir = folder / "dry"
-    status, output, errors = stylize("--dry_run", "--scales=2", f"--workdir={workdir}")
+    flags = ("--dry_run", "--scales=2", f"--workdir={workdir}")
+    status, output, errors = stylize(*make_pictures(folder), *flags)
     assert status == 0, errors
     assert not workdir.exists()
     for words in ("size: 23x17, 32x24", "block5_conv1", "GiB", "evaluations: ", "time: about"):
@@ -601,7 +603,7 @@ def test_one_file_can_be_photo_and_style_at_two_sizes(folder, stylize):
 )
 def test_what_no_memory_holds_is_refused_at_once(folder, start, flags, named):
     begun = time.monotonic()
-    process = start("--dry_run", *flags, f"--workdir={folder / 'refused'}")
+    process = start(*make_pictures(folder), "--dry_run", *flags, f"--workdir={folder / 'refused'}")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
     assert named in errors
@@ -656,7 +658,9 @@ def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_p
 
     def run(*arguments):
         pictures = (f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}:2", "--size=32")
-        return narrow.run("experiments.stylize", *pictures, *arguments, cwd=tmp_path, check=True).stdout
+        return narrow.run(
+            "experiments.stylize", *pictures, *narrow.FEW, *arguments, cwd=tmp_path, check=True
+        ).stdout
 
     assert "picture: runs/content-style/image.png" in run("--steps=2")
     assert "picture: runs/content-style-2/image.png" in run("--steps=3")

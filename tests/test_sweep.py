@@ -19,7 +19,8 @@ from jaxstyle.lab import records
 def flags(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)).save(path)
-    return f"--content={path}", "--style=sample:cat", "--size=32", "--steps=12", "--convolution=direct"
+    given = f"--content={path}", "--style=sample:cat", "--size=32", "--steps=12", "--convolution=direct"
+    return *given, *narrow.FEW
 
 
 RATES = "--learning_rates=3,0.1,1e30,1,10"
@@ -85,8 +86,9 @@ def test_a_mistake_is_one_line(flag, named, flags, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_path):
-    flags = (*flags, "--steps=100", "--learning_rates=1,10", "--checkpoint_seconds=0")
-    with narrow.Process("experiments.sweep", *flags, f"--workdir={tmp_path / 'a'}") as process:
+    flags = (*flags, "--steps=100", "--learning_rates=1,10")
+    often = "--checkpoint_seconds=0", f"--workdir={tmp_path / 'a'}"
+    with narrow.Process("experiments.sweep", *flags, *often) as process:
         deadline = time.monotonic() + 60
         while not any((tmp_path / "a").glob("parts/*/checkpoints/[0-9]*")):
             assert process.poll() is None
