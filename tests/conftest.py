@@ -32,6 +32,40 @@ from jaxstyle.runs import journal
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+#: The files that take longest begin first, so that all workers end together.
+LONG = (
+    *(
+        "stylize",
+        "cluster",
+        "objective",
+        "studio",
+        "optimizers",
+        "fuzz",
+        "compare",
+        "quality",
+        "regions",
+        "kill",
+    ),
+    *("parametrization", "strips", "processes", "benchmark", "weights", "sweep", "style_losses", "library"),
+    *(
+        "convolution",
+        "study",
+        "run",
+        "tensorboard",
+        "packaging",
+        "notebooks",
+        "training",
+        "samples",
+        "devices",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite runs on several cores; what is named on the command line in this process, where it is seen."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
@@ -80,9 +114,10 @@ def style() -> np.ndarray:
 @pytest.fixture(scope="session")
 def make_problem(random_network, content, style):
     """Poses the small problem in a form of the losses."""
+    pose = jax.jit(objective.pose, static_argnums=0)
 
     def make(form: objective.Form, tv_weight: float = 1e-3) -> objective.Problem:
-        return objective.pose(
+        return pose(
             form,
             vgg.prepare(random_network, "block3_conv1"),
             content,

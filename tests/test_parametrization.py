@@ -35,13 +35,17 @@ def visiting(low=-jnp.inf, high=jnp.inf):
     return Visit(go)
 
 
+#: Compiled once.
+EVALUATE = jax.jit(visiting().go)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_image_comes_back_from_its_variables(text, shape):
     encode, decode = parametrization.parse(text)
     with jax.enable_x64(True):
         image = jnp.asarray(RNG.uniform(0, 255, shape))
-        np.testing.assert_allclose(decode(shape, encode(image)), image, atol=1e-9)
+        np.testing.assert_allclose(jax.jit(lambda x: decode(shape, encode(x)))(image), image, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -50,7 +54,7 @@ def test_the_fourier_map_is_numpys_transform_times_a_power_of_frequency_of_mean_
     with jax.enable_x64(True):
         decode = parametrization.fourier(exponent).decode
         variables = RNG.normal(size=shape)
-        found = decode(shape, jnp.asarray(variables))
+        found = jax.jit(functools.partial(decode, shape))(variables)
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
     scales = np.maximum(np.hypot(rows, columns), 1 / max(height, width)) ** -exponent
     scales /= np.sqrt(np.mean(scales**2))
@@ -121,9 +125,10 @@ def test_optimizers_find_the_minimum_in_variables(name, text):
     spec = catalogue.parse(f"{name}{rate.get(name, '')}@{text}")
     optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
     on_host = name in catalogue.ON_HOST
-    visit = Visit(jax.jit(visiting().go)) if on_host else visiting()
-    iterate = visit(jnp.full(GOAL.shape, 30.0))
-    first, state = float(iterate.evaluation.total), optimizer.init(iterate)
+    visit = Visit(EVALUATE) if on_host else visiting()
+    iterate = EVALUATE(jnp.full(GOAL.shape, 30.0))
+    init = optimizer.init if on_host else jax.jit(optimizer.init)
+    first, state = float(iterate.evaluation.total), init(iterate)
     step = functools.partial(optimizer.step, visit)
     step = step if on_host else jax.jit(step)
     for _ in range(40):
@@ -135,12 +140,13 @@ def test_optimizers_find_the_minimum_in_variables(name, text):
     np.testing.assert_allclose(iterate.evaluation.total, quadratic(iterate.image), rtol=1e-4)
 
 
+@functools.cache
 def normal_equations():
     """The Hessian of `quadratic` and its right-hand side."""
     with jax.enable_x64(True):
         zero = jnp.zeros(GOAL.shape)
-        hessian = jax.hessian(quadratic)(zero).reshape(GOAL.size, GOAL.size)
-        return np.asarray(hessian), -np.ravel(jax.grad(quadratic)(zero))
+        hessian = jax.jit(jax.hessian(quadratic))(zero).reshape(GOAL.size, GOAL.size)
+        return np.asarray(hessian), -np.ravel(jax.jit(jax.grad(quadratic))(zero))
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "adam:learning_rate=3"])

@@ -19,6 +19,9 @@ WEIGHTING = recipes.Weighting(
 )
 
 
+pose = jax.jit(objective.pose, static_argnums=0)
+
+
 def smooth(height, width, seed):
     coarse = np.random.default_rng(seed).uniform(0, 255, (8, 5, 3)).astype(np.float32)
     return np.asarray(jax.image.resize(coarse, (height, width, 3), "cubic"))
@@ -34,7 +37,7 @@ def problem(random_network, height=301, width=37, pooling="max", padding="zero",
         styles.append(objective.Style(smooth(50, 60, 2), 2.0, 1 - masks["content_mask"]))
     network = vgg.prepare(random_network, "block5_conv1", "direct", pooling, padding)
     content_mask = masks.get("content_mask")
-    return objective.pose(form, network, smooth(height, width, 0), styles, WEIGHTING, content_mask)
+    return pose(form, network, smooth(height, width, 0), styles, WEIGHTING, content_mask)
 
 
 def both(posed, image, count, form=FORM):
@@ -149,8 +152,9 @@ def test_a_problem_posed_in_strips_is_that_of_the_whole(masks, random_network):
     styles = [objective.Style(smooth(133, 50, 1), **given), objective.Style(smooth(97, 64, 2), 2.0)]
     network = vgg.prepare(random_network, "block5_conv1", "direct", padding="edge")
     arguments = FORM, network, smooth(height, width, 0), styles, WEIGHTING, given.get("content_mask")
-    whole = objective.pose(*arguments)
-    found = objective.pose(*arguments, read=strips.reading(4))
+    whole = pose(*arguments)
+    in_strips = functools.partial(objective.pose, read=strips.reading(4))
+    found = jax.jit(in_strips, static_argnums=0)(*arguments)
     assert jax.tree.structure(whole) == jax.tree.structure(found)
     for expected, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())

@@ -20,12 +20,13 @@ def test_each_row_is_the_loss_at_its_iterate(name, make_problem, content):
     form, problem = objective.GATYS, make_problem(objective.GATYS)
     spec = catalogue.parse(name)
     program = training.program(form, spec.name, spec.static)
-    state = program.init(problem, jnp.asarray(content), arrays(spec))
+    jit = jax.jit if name not in catalogue.ON_HOST else lambda function: function
+    state, step = jit(program.init)(problem, jnp.asarray(content), arrays(spec)), jit(program.step)
     metrics = training.metrics(state)
     assert (metrics.step, metrics.evaluations) == (0, 1)
     for k in range(1, 4):
-        state, metrics = program.step(problem, state)
-        expected = objective.evaluate(form, problem, state.iterate.image)
+        state, metrics = step(problem, state)
+        expected = jax.jit(objective.evaluate, static_argnums=0)(form, problem, state.iterate.image)
         assert metrics.step == k
         np.testing.assert_allclose(metrics.total, expected.total, rtol=1e-5)
         np.testing.assert_allclose(metrics[3:6], expected.terms, rtol=1e-5)
@@ -39,12 +40,12 @@ def test_vmapped_hyperparameters_give_what_single_ones_give(name, make_problem, 
     values = jnp.float32([0.5, 0.9]) if name == "lbfgs" else jnp.float32([1.0, 10.0])
     program = training.program(form, spec.name, spec.static)
     many = {key: jnp.full(2, value) for key, value in arrays(spec).items()} | {swept: values}
-    lanes = jax.vmap(program.init, (None, None, 0))(problem, jnp.asarray(content), many)
+    lanes = jax.jit(jax.vmap(program.init, (None, None, 0)))(problem, jnp.asarray(content), many)
     step = jax.jit(jax.vmap(program.step, (None, 0)))
     for _ in range(5):
         lanes, metrics = step(problem, lanes)
     for lane, value in enumerate(values):
-        state = program.init(problem, jnp.asarray(content), arrays(spec) | {swept: value})
+        state = jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec) | {swept: value})
         for _ in range(5):
             state, single = jax.jit(program.step)(problem, state)
         np.testing.assert_allclose(metrics.total[lane], single.total, rtol=1e-3)
@@ -61,7 +62,7 @@ def test_a_learning_rate_is_traced_so_that_its_program_is_compiled_once(make_pro
         return program.step(problem, state)
 
     for rate in (0.1, 1.0, 10.0):
-        state = program.init(problem, jnp.asarray(content), {"learning_rate": jnp.float32(rate)})
+        state = jax.jit(program.init)(problem, jnp.asarray(content), {"learning_rate": jnp.float32(rate)})
         step(problem, state)
     assert len(traces) == 1
 
@@ -90,7 +91,7 @@ def run(make_problem, content, name, steps, **options):
     """The states of a run, that of the start first, and its program."""
     problem, spec = make_problem(objective.GATYS), catalogue.parse(name)
     program = training.program(objective.GATYS, spec.name, spec.static, **options)
-    states = [program.init(problem, jnp.asarray(content), arrays(spec))]
+    states = [jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec))]
     step = jax.jit(program.step)
     for _ in range(steps):
         states.append(step(problem, states[-1])[0])
@@ -139,7 +140,7 @@ def test_the_step_of_an_unseen_state_evaluates_it_and_no_more(name, make_problem
     step = jax.jit(program.step)
     seen, metrics = step(problem, program.unseen(jnp.asarray(content), arrays(spec)))
     assert metrics.evaluations == 1
-    state, wanted = program.settle(seen), program.init(problem, jnp.asarray(content), arrays(spec))
+    state, wanted = program.settle(seen), jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec))
     np.testing.assert_array_equal(state.iterate.image, content)
     for _ in range(2):
         for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
@@ -163,8 +164,9 @@ def test_a_state_grows_to_another_size(name, make_problem, content, random_netwo
     large = np.asarray(jax.image.resize(content, (56, 50, 3), "cubic"))
     weighting = recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
     network = vgg.prepare(random_network, "block3_conv1")
-    problem = objective.pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
-    grown = program.grow((56, 50, 3), problem, states[-1])
+    pose = jax.jit(objective.pose, static_argnums=0)
+    problem = pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
+    grown = jax.jit(program.grow, static_argnums=0)((56, 50, 3), problem, states[-1])
     assert (grown.step, grown.evaluations) == (3, states[-1].evaluations + 1)
     np.testing.assert_allclose(
         grown.iterate.image, jax.image.resize(states[-1].iterate.image, (56, 50, 3), "cubic"), atol=1e-3
