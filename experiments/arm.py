@@ -134,6 +134,13 @@ def seconds_of_evaluation(
     return statistics.median(found)
 
 
+def _choices(task: Task, number: int) -> Sequence[Mapping[str, Any]]:
+    """What the states of a scale hold of choices: from the second on, as much as the problem that was posed there."""
+    if not number or task.form.style.choose is None:
+        return ()
+    return [region.choices for region in task.problem(number).regions]
+
+
 def _on_host(
     program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
 ) -> Compiled:
@@ -143,7 +150,13 @@ def _on_host(
     """
     begun, shape = time.perf_counter(), task.shapes[number]
     structure = program.init(here.problem, jnp.zeros(shape), values)
-    begin = functools.partial(program.grow, shape) if number else program.init
+    structure = structure._replace(choices=_choices(task, number))
+
+    def grow(problem: objective.Problem, state: training.TransferState) -> training.TransferState:
+        image = np.asarray(program.enlarged(shape, state))
+        return program.grow(shape, problem, state, task.choices(number, image))
+
+    begin = grow if number else program.init
     seconds = time.perf_counter() - begun
     return Compiled(begin, structure, program.step, jax.jit(program.result), seconds, memory=None)
 
@@ -156,7 +169,7 @@ def _on_mesh(
 
     def states(number: int) -> mesh.States:
         image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
-        return mesh.states(grid, jax.eval_shape(program.unseen, image, values))
+        return mesh.states(grid, jax.eval_shape(program.unseen, image, values, _choices(task, number)))
 
     after = states(number)
     if number:
@@ -165,7 +178,9 @@ def _on_mesh(
 
         def unseen(state: training.TransferState) -> training.TransferState:
             state = before.unfold(state)
-            return after.fold(program.unseen(program.enlarged(shape, state), state.hyperparameters))
+            blank = jax.tree.map(jnp.zeros_like, after.structure.choices)
+            image = program.enlarged(shape, state)
+            return after.fold(program.unseen(image, state.hyperparameters, blank))
 
         def settle(seen: training.TransferState, state: training.TransferState) -> training.TransferState:
             return after.fold(program.settle(after.unfold(seen), before.unfold(state)))
@@ -210,7 +225,11 @@ def _on_mesh(
     first, settled = first.compile(), settled.compile()
 
     def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
-        seen, _ = each(problem, first(*given))
+        unseen = first(*given)
+        if number:
+            choices = task.choices(number, np.asarray(result(unseen)))
+            unseen = unseen._replace(choices=mesh.put(choices, after.shardings.choices))
+        seen, _ = each(problem, unseen)
         return settled(seen, *given)
 
     moves = after.put, after.fetch

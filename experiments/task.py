@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ class Task(NamedTuple):
       form: of the losses.
       shapes: of the image at each scale, that of the result last.
       problem: by the number of its scale, posed when it is asked for.
+      choices: of the problem of a scale, by its number and the image that begins there: see `objective.taking`.
       start: the start image, of the first shape.
       finish: what `preserve_color` does to a result, of any of the shapes.
       facts: for the manifest.
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     form: objective.Form
     shapes: Sequence[tuple[int, int, int]]
     problem: Callable[[int], objective.Problem]
+    choices: Callable[[int, np.ndarray], Sequence[Mapping[str, Any]]]
     start: jax.Array
     finish: Callable[[np.ndarray], np.ndarray]
     facts: dict[str, Any]
@@ -222,11 +224,16 @@ def pose(settings: Settings, cache: Cache) -> Task:
         area = np.prod(shapes[-1]) / np.prod(shapes[number])
         return _pose_scale(settings, cache, form, given[number], weighting, np.float32(area))
 
+    def choices(number: int, image: np.ndarray) -> Sequence[Mapping[str, Any]]:
+        mixture = objective.mixture(given[number].content, image)
+        return _choices(settings, cache, form, weighting, mixture, problem(number).regions)
+
     return Task(
         settings=settings,
         form=form,
         shapes=shapes,
         problem=problem,
+        choices=choices,
         start=begin,
         finish=lambda image: finish(image, photos[image.shape]),
         facts={
@@ -262,17 +269,30 @@ def _pose_scale(
     direct = prepare(settings, cache, deepest, "direct")
     arguments = direct, given.content, [], weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
-    layers = tuple(weighting.style)
-    regions = _regions(settings, cache, form, layers, given.styles)
-    if form.style.adapt:
-        arguments = direct, given.content, regions
-        regions = cache.evaluate(_adapt, (form, layers), given.content.shape, *arguments)
-    return posed._replace(
+    regions = _regions(settings, cache, form, tuple(weighting.style), given.styles)
+    problem = posed._replace(
         network=prepare(settings, cache, deepest, settings.convolution),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
         regions=regions,
         tv_weight=more * np.asarray(posed.tv_weight),
     )
+    return objective.taking(problem, _choices(settings, cache, form, weighting, given.content, regions))
+
+
+def _choices(
+    settings: Settings,
+    cache: Cache,
+    form: objective.Form,
+    weighting: Any,
+    picture: np.ndarray,
+    regions: Sequence[objective.Region],
+) -> Sequence[Mapping[str, Any]]:
+    """`objective.choices` of a picture, compiled once for each size."""
+    if form.style.choose is None:
+        return ()
+    direct = prepare(settings, cache, max(*weighting.content, *weighting.style), "direct")
+    arguments = direct, picture, [region._replace(choices={}) for region in regions]
+    return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
 
 
 def _regions(
@@ -314,10 +334,10 @@ def _pose_regions(
     return objective.regions(form, layers, network, styles, key, _read(form))
 
 
-def _adapt(
-    form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, content: Any, regions: Any
-) -> Sequence[objective.Region]:
-    return objective.adapt(form, layers, network, content, regions, _read(form))
+def _choose(
+    form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, picture: Any, regions: Any
+) -> Sequence[Mapping[str, Any]]:
+    return objective.choices(form, layers, network, picture, regions, _read(form))
 
 
 def _read(form: objective.Form) -> objective.Read | None:

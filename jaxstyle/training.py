@@ -69,7 +69,11 @@ KEEPERS = {
 
 
 class TransferState(NamedTuple):
-    """Everything that a step needs besides the problem. `kept` is its keeper's."""
+    """Everything that a step needs besides the problem.
+
+    `kept` is its keeper's; `choices` are those of the style's targets that an image made on its way: see
+    `objective.taking`.
+    """
 
     step: Int[Array, ""]
     evaluations: Int[Array, ""]
@@ -79,6 +83,7 @@ class TransferState(NamedTuple):
     diverged: Bool[Array, ""]
     converged: Bool[Array, ""]
     kept: Any
+    choices: Sequence[Mapping[str, Any]] = ()
 
 
 class Metrics(NamedTuple):
@@ -111,10 +116,10 @@ class Program(NamedTuple):
 
     init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]
     step: Callable[[objective.Problem, TransferState], tuple[TransferState, Metrics]]
-    grow: Callable[[Sequence[int], objective.Problem, TransferState], TransferState]
+    grow: Callable[..., TransferState]
     result: Callable[[TransferState], Image]
     stepsize: Callable[[TransferState], Scalar | None]
-    unseen: Callable[[Image, Mapping[str, Array]], TransferState]
+    unseen: Callable[..., TransferState]
     enlarged: Callable[[Sequence[int], TransferState], Image]
     settle: Callable[..., TransferState]
 
@@ -156,6 +161,7 @@ def _start(
     start: Iterate,
     hyperparameters: Mapping[str, Array],
     before: TransferState | None = None,
+    choices: Sequence[Mapping[str, Any]] = (),
 ) -> TransferState:
     """The state to begin with at a start, or to go on with from a state of another size."""
     optimizer, step, evaluations = method.build(**hyperparameters), jnp.int32(0), jnp.int32(1)
@@ -173,6 +179,7 @@ def _start(
         diverged=~_is_finite(start),
         converged=jnp.bool_(False),
         kept=method.keeper.init(start),
+        choices=choices,
     )
 
 
@@ -182,22 +189,27 @@ def _init(
     return _start(method, _visit(method, problem, image), hyperparameters)
 
 
-def _unseen(method: Method, image: Image, hyperparameters: Mapping[str, Array]) -> TransferState:
+def _unseen(
+    method: Method,
+    image: Image,
+    hyperparameters: Mapping[str, Array],
+    choices: Sequence[Mapping[str, Any]] = (),
+) -> TransferState:
     zero = jnp.zeros((), image.dtype)
     nothing = objective.Evaluation(
         jnp.full_like(zero, UNSEEN), objective.Terms(zero, zero, zero), jnp.zeros_like(image)
     )
-    state = _start(method, Iterate(image, nothing), hyperparameters)
+    state = _start(method, Iterate(image, nothing), hyperparameters, choices=choices)
     return state._replace(evaluations=jnp.int32(0), diverged=jnp.bool_(False))
 
 
 def _settle(method: Method, seen: TransferState, before: TransferState | None = None) -> TransferState:
-    return _start(method, seen.iterate, seen.hyperparameters, before)
+    return _start(method, seen.iterate, seen.hyperparameters, before, seen.choices)
 
 
 def _step(method: Method, problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
     optimizer, here = method.build(**state.hyperparameters), state.iterate.image
-    unseen = is_unseen(state.iterate)
+    unseen, problem = is_unseen(state.iterate), objective.taking(problem, state.choices)
 
     def go(image: Image) -> Iterate:
         return _visit(method, problem, jnp.where(unseen, here, image))
@@ -219,6 +231,7 @@ def _step(method: Method, problem: objective.Problem, state: TransferState) -> t
         diverged=diverged,
         converged=state.converged | outcome.converged,
         kept=kept,
+        choices=state.choices,
     )
     return new, metrics(new)
 
@@ -228,10 +241,14 @@ def _enlarged(method: Method, shape: Sequence[int], state: TransferState) -> Ima
 
 
 def _grow(
-    method: Method, shape: Sequence[int], problem: objective.Problem, state: TransferState
+    method: Method,
+    shape: Sequence[int],
+    problem: objective.Problem,
+    state: TransferState,
+    choices: Sequence[Mapping[str, Any]] = (),
 ) -> TransferState:
-    start = _visit(method, problem, _enlarged(method, shape, state))
-    return _start(method, start, state.hyperparameters, state)
+    start = _visit(method, objective.taking(problem, choices), _enlarged(method, shape, state))
+    return _start(method, start, state.hyperparameters, state, choices)
 
 
 def _stepsize(method: Method, state: TransferState) -> Scalar | None:

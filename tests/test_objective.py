@@ -69,9 +69,10 @@ def test_the_total_is_the_sum_of_its_terms_and_vanishes_at_the_targets(name, mak
 
 
 def means(arrays, guides, target):
-    """Of the image and two layers, the squares of their means against those of a style."""
+    """Of the image and two layers, the squares of their means against those of a style less the photo's."""
     return sum(
-        jnp.sum((jnp.mean(maps, (0, 1)) - mean) ** 2) for maps, mean in zip(arrays, target, strict=True)
+        jnp.sum((jnp.mean(maps, (0, 1)) - (mean - photo)) ** 2)
+        for maps, mean, photo in zip(arrays, *target, strict=True)
     )
 
 
@@ -80,9 +81,7 @@ TOGETHER = base.StyleLoss(
     base.mean_by_share,
     means,
     groups=base.Groups(lambda layers: [(base.IMAGE, *layers)], tuple),
-    adapt=lambda target, photo, guides: jax.tree.map(
-        lambda a, b: a - jnp.mean(b, (0, 1)), target, list(photo)
-    ),
+    choose=lambda target, photo, guides: [jnp.mean(maps, (0, 1)) for maps in photo],
     turned=lambda turns: jax.tree.map(lambda *each: sum(each) / 4, *turns),
 )
 
@@ -104,6 +103,22 @@ def test_a_style_loss_may_see_the_image_and_all_layers_at_once(remat, make_probl
     away = [a - (np.mean(t, 0) - b) for a, b, *t in zip(own, photo, *turns, strict=True)]
     # A group weighs the mean of its layers' weights, 10 and 5.
     np.testing.assert_allclose(found.terms.style, 7.5 * sum(np.sum(each**2) for each in away), rtol=1e-4)
+
+
+def test_what_an_image_chooses_of_a_style_is_taken_in_place_of_what_the_photo_chose(make_problem, content):
+    form = objective.GATYS._replace(style=STYLE_LOSSES["nearest"])
+    problem, other = make_problem(form), jnp.asarray(content[::-1])
+    choose = functools.partial(objective.choices, form, ["block1_conv1", "block3_conv1"], problem.network)
+    evaluate = convolution.jit(functools.partial(objective.evaluate, form))
+
+    def style_term(problem):
+        return evaluate(problem, jnp.asarray(content)).terms.style
+
+    own = style_term(problem)
+    assert style_term(objective.taking(problem, ())) == own
+    assert style_term(objective.taking(problem, choose(content, problem.regions))) == own
+    # What suits the other side of the photo suits this one less.
+    assert style_term(objective.taking(problem, choose(other, problem.regions))) > 1.01 * own
 
 
 def test_a_picture_has_no_style_loss_against_itself(random_network, content):

@@ -22,7 +22,9 @@ GIVEN = {
 def alone(name):
     """A style loss as one of a single layer, of an image that is its own photo; compiled, for the tests' time."""
     loss, given = STYLE_LOSSES[name], GIVEN.get(name, lambda array: array)
-    adapt = loss.adapt or (lambda target, photo, guides: target)
+
+    def wanted(target, photo, guides):
+        return base.Chosen(target, loss.choose(target, photo, guides)) if loss.choose else target
 
     def guides(guide):
         return None if guide is None else given(guide)
@@ -30,7 +32,7 @@ def alone(name):
     @jax.jit
     def distance(features, guide, target):
         photo = given(jax.lax.stop_gradient(features))
-        return loss.loss(given(features), guides(guide), adapt(target, photo, guides(guide)))
+        return loss.loss(given(features), guides(guide), wanted(target, photo, guides(guide)))
 
     summarize = jax.jit(lambda features, guide, key: loss.summarize(given(features), guides(guide), key))
     return base.StyleLoss(summarize, loss.blend, distance)
@@ -402,13 +404,11 @@ def test_of_several_pictures_each_takes_its_share_of_the_photo_and_its_nearest_t
         share: nearest.join_pictures([*zip(palettes, (share, 1 - share), strict=True)])
         for share in (1, 0.75, 0)
     }
-    found = {share: nearest.replace(blend, photo, guides) for share, blend in blends.items()}
-    for share, palette in ((1, palettes[0]), (0, palettes[1])):
-        np.testing.assert_array_equal(found[share], nearest.replace(palette, photo, guides))
-    own = [directions(np.float64(palette.pictures[0])) for palette in palettes]
-    rows = hypercolumns.rows(found[0.75])
-    first, second = (np.isclose(rows[:, None], each[None], atol=1e-6).all(2).any(1) for each in own)
-    np.testing.assert_array_equal(first, ~second)
+    found = {share: nearest.match(blend, photo, guides) for share, blend in blends.items()}
+    count = len(palettes[0].columns)
+    np.testing.assert_array_equal(found[1], nearest.match(palettes[0], photo, guides))
+    np.testing.assert_array_equal(found[0], nearest.match(palettes[1], photo, guides) + count)
+    first = found[0.75].ravel() < count
     weights = weighted(IMAGE, guide)[1]
     assert abs(weights @ first - 0.75) < weights.max()
 
@@ -417,13 +417,13 @@ def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_g
     monkeypatch.setattr(nearest, "MAX_POSITIONS", 10)
     rows = [tuple(row) for row in np.float32(IMAGE / CHANNELS).reshape(-1, CHANNELS)]
     found = nearest.columns((jnp.float32(IMAGE),), None, KEY)
-    places = [rows.index(tuple(column)) for column in np.asarray(found.pictures[0])]
+    places = [rows.index(tuple(column)) for column in np.asarray(found.columns)]
     assert np.all(np.diff(places) > 0)
     assert len(places) == 10
-    (other,) = nearest.columns((IMAGE,), None, jax.random.key(1)).pictures
+    other = nearest.columns((IMAGE,), None, jax.random.key(1)).columns
     assert places != [rows.index(tuple(column)) for column in other]
     guided = nearest.columns((jnp.float32(IMAGE),), (jnp.float32(HALF),), KEY)
-    assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided.pictures[0])} == {0, 1, 2}
+    assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided.columns)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("count", [7, 5000])

@@ -68,11 +68,11 @@ def checkpoints(workdir):
     return {path.name for path in workdir.glob("checkpoints/*") if path.name.isdecimal()}
 
 
-def start_until_checkpoint(start, workdir):
-    """A process that has written a checkpoint, and the flags that go on from it."""
-    flags = (f"--steps={STEPS}", f"--workdir={workdir}", "--checkpoint_seconds=0")
+def start_until_checkpoint(start, workdir, *more, after=0):
+    """A process that has written a checkpoint after a step, and the flags that go on from it."""
+    flags = (f"--steps={STEPS}", *more, f"--workdir={workdir}", "--checkpoint_seconds=0")
     process = start(*flags)
-    while not checkpoints(workdir):
+    while not any(int(step) > after for step in checkpoints(workdir)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     return process, flags
@@ -123,6 +123,16 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(folder, whole, 
         assert manifest(workdir)["status"] == "interrupted"
     assert stylize(*flags)[0] == 0
     assert results(workdir) == results(whole)
+
+
+def test_a_run_goes_on_with_what_its_image_chose_of_the_style_when_its_size_began(folder, start, stylize):
+    flags = ("--style_loss=nearest", "--scales=2", "--optimizer=adam:learning_rate=5")
+    process, given = start_until_checkpoint(start, folder / "chose", *flags, after=STEPS // 2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert stylize(*given)[0] == 0
+    assert stylize(f"--steps={STEPS}", *flags, f"--workdir={folder / 'chosen'}")[0] == 0
+    assert results(folder / "chose") == results(folder / "chosen")
 
 
 def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):

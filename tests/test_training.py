@@ -1,5 +1,7 @@
 """The training step: what it records, that learning rates vmap, and that divergence is a result."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxstyle import training
 from jaxstyle.losses import objective, recipes
+from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg
 from jaxstyle.optimizers import catalogue
 
@@ -49,6 +52,24 @@ def test_vmapped_hyperparameters_give_what_single_ones_give(name, make_problem, 
         for _ in range(5):
             state, single = jax.jit(program.step)(problem, state)
         np.testing.assert_allclose(metrics.total[lane], single.total, rtol=1e-3)
+
+
+def test_a_state_keeps_what_its_image_chose_of_the_style(make_problem, content):
+    form = objective.GATYS._replace(style=STYLE_LOSSES["nearest"])
+    problem, spec = make_problem(form), catalogue.parse("adam")
+    program = training.program(form, spec.name, spec.static)
+    ((own,),) = (region.choices.values() for region in problem.regions)
+    choices = [{"block3_conv1": own[::-1]}]
+    state = program.init(problem, jnp.asarray(content), arrays(spec))
+    evaluate = jax.jit(functools.partial(objective.evaluate, form))
+    grown = program.grow(content.shape, problem, state, choices)
+    seen, _ = program.step(problem, program.unseen(jnp.asarray(content), arrays(spec), choices))
+    for begun in (grown, program.settle(seen, state)):
+        found, _ = program.step(problem, begun)
+        for each in (begun, found):
+            expected = evaluate(objective.taking(problem, choices), each.iterate.image)
+            np.testing.assert_allclose(each.iterate.evaluation.total, expected.total, rtol=1e-5)
+            assert evaluate(problem, each.iterate.image).terms.style < 0.99 * expected.terms.style
 
 
 def test_a_learning_rate_is_traced_so_that_its_program_is_compiled_once(make_problem, content):

@@ -55,6 +55,13 @@ class Groups(NamedTuple):
 ALONE = Groups(lambda layers: [(layer,) for layer in layers], lambda arrays: arrays[0])
 
 
+class Chosen(NamedTuple):
+    """A style target, and what of it an image is to take."""
+
+    target: Target
+    choice: Any
+
+
 class StyleLoss(NamedTuple):
     """A style loss in three pure functions, or more. A target is a pytree of arrays.
 
@@ -69,7 +76,8 @@ class StyleLoss(NamedTuple):
       distance: of means to a target.
       groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
         `given` makes them.
-      adapt: what becomes of a target for one photo, of the photo's maps and their guide. None: it stays.
+      choose: what of a target an image is to take, of the target, the image's maps and their guide; the loss is then
+        given a `Chosen`. None: all of it.
       turned: the target of a style picture from those of its four quarter turns, the first of them none. None: it is
         not turned.
     """
@@ -81,7 +89,7 @@ class StyleLoss(NamedTuple):
     join: Callable[[Any], Target] | None = None
     distance: Callable[[Any, Target], Scalar] | None = None
     groups: Groups = ALONE
-    adapt: Callable[[Target, Any, Any], Target] | None = None
+    choose: Callable[[Target, Any, Any], Any] | None = None
     turned: Callable[[Sequence[Target]], Target] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours: the photo's hypercolumns, each replaced by that of the style picture which is most like it."""
+"""Nearest neighbours: the photo's hypercolumns, each drawn to that of the style picture which is most like it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxstyle.losses import hypercolumns, quotas
-from jaxstyle.losses.base import Groups, Key, StyleLoss, position_weights
+from jaxstyle.losses.base import Chosen, Groups, Key, StyleLoss, position_weights
 from jaxstyle.losses.hypercolumns import Columns
 from jaxstyle.losses.terms import Features, Guide, Scalar
 
@@ -22,9 +22,10 @@ _BLOCK = 256
 
 
 class Palette(NamedTuple):
-    """Hypercolumns of each style picture, in all its turns, and the share of the photo's positions that it takes."""
+    """Hypercolumns of style pictures in all their turns, of which picture each is, and the pictures' shares."""
 
-    pictures: Sequence[Columns]
+    columns: Columns
+    picture: Int[Array, " positions"]
     shares: Float[Array, " pictures"]
 
 
@@ -32,57 +33,60 @@ def columns(maps: Sequence[Features], guides: Sequence[Guide] | None, key: Key) 
     """The style picture's hypercolumns at positions within its guide."""
     found, guide = hypercolumns.hypercolumns(maps), guides and hypercolumns.middle(guides)
     at = hypercolumns.drawn(found.shape[:2], guide, hypercolumns.offsets(key, MAX_POSITIONS))
-    return Palette([hypercolumns.rows(found)[at]], jnp.ones(1))
+    return Palette(hypercolumns.rows(found)[at], jnp.zeros(len(at), int), jnp.ones(1, found.dtype))
 
 
 def join_turns(turns: Sequence[Palette]) -> Palette:
     """The columns of all turns of a style picture, from which the photo takes what is nearest."""
-    return Palette([jnp.concatenate([turn.pictures[0] for turn in turns])], jnp.ones(1))
+    found, picture, _ = zip(*turns, strict=True)
+    return Palette(jnp.concatenate(found), jnp.concatenate(picture), turns[0].shares)
 
 
 def join_pictures(targets: Sequence[tuple[Palette, float]]) -> Palette:
     """Those of several style pictures, which take parts of the photo by their shares."""
-    return Palette([target.pictures[0] for target, _ in targets], jnp.array([share for _, share in targets]))
+    found = [palette.columns for palette, _ in targets]
+    picture = np.repeat(np.arange(len(found)), [len(each) for each in found])
+    shares = jnp.array([share for _, share in targets], found[0].dtype)
+    return Palette(jnp.concatenate(found), jnp.asarray(picture), shares)
 
 
-def replace(target: Palette, photo: Sequence[Features], guides: Sequence[Guide] | None) -> Features:
-    """The direction of the style's column that is nearest to each of the photo's: by cosines less the means.
+def match(
+    target: Palette, maps: Sequence[Features], guides: Sequence[Guide] | None
+) -> Int[Array, "height width"]:
+    """The number of the style's column that is nearest to each of a picture's: by cosines less the means.
 
-    Kolkin et al. 2022, "Neural Neighbor Style Transfer". From its second size on their program matches a mixture of
-    photo and image; here the photo alone decides, so that a problem does not depend on how far a run has come.
-    Of several style pictures each takes the part of the photo that is its share, and is nearest there but for one
-    number that its cosines get on top: see `quotas`.
+    Kolkin et al. 2022, "Neural Neighbor Style Transfer". Of several style pictures each takes the part of the
+    positions that is its share, and is nearest there but for one number that its cosines get on top: see `quotas`.
     """
-    found = hypercolumns.hypercolumns(photo)
-    shape, found = found.shape, hypercolumns.rows(found)
+    found = hypercolumns.hypercolumns(maps)
+    shape, found = found.shape[:2], hypercolumns.rows(found)
     if guides is None:
         weights = jnp.full(len(found), 1 / len(found), found.dtype)
     else:
         weights = position_weights(hypercolumns.middle(guides)).ravel()
     own = hypercolumns.directions(found - (weights @ found)[None])
-    mean = target.shares @ jnp.stack([jnp.mean(each, 0) for each in target.pictures])
-    keys = [hypercolumns.directions(each - mean[None]) for each in target.pictures]
+    of = jnp.arange(len(target.shares))[:, None] == target.picture[None]
+    mean = (target.shares / jnp.sum(of, 1)) @ of.astype(found.dtype) @ target.columns
+    keys = hypercolumns.directions(target.columns - mean[None])
 
-    def match(column: Float[Array, " channels"]) -> tuple[Float[Array, " pictures"], Int[Array, " pictures"]]:
-        cosines = [each @ column for each in keys]
-        best, at = [jnp.max(each) for each in cosines], [jnp.argmax(each) for each in cosines]
-        return jnp.stack(best), jnp.stack(at)
+    def best(column: Float[Array, " channels"]) -> tuple[Float[Array, " pictures"], Int[Array, " pictures"]]:
+        cosines = jnp.where(of, (keys @ column)[None], -jnp.inf)
+        return jnp.max(cosines, 1), jnp.argmax(cosines, 1)
 
-    cosines, matches = jax.lax.map(match, own, batch_size=_BLOCK)
+    cosines, matches = jax.lax.map(best, own, batch_size=_BLOCK)
     taken = jnp.argmax(cosines + quotas.offsets(cosines, weights, target.shares)[None], 1)
-    starts = np.cumsum([0, *(len(each) for each in keys[:-1])])
-    columns = hypercolumns.directions(jnp.concatenate(target.pictures))
-    return columns[jnp.take_along_axis(matches + starts[None], taken[:, None], 1)[:, 0]].reshape(shape)
+    return jnp.take_along_axis(matches, taken[:, None], 1).reshape(shape)
 
 
-def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Features) -> Scalar:
-    """Mean over positions of one minus the cosine of the image's hypercolumn and its target.
+def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Chosen) -> Scalar:
+    """Mean over positions of one minus the cosine of the image's hypercolumn and its match.
 
-    Kolkin et al. 2022. The targets stay while the image changes, so it has a minimum that any optimizer
-    may look for.
+    Kolkin et al. 2022. Matches stay while the image changes, so it has a minimum that any optimizer may look
+    for. They are the photo's at the first size, and from then on those of the photo and the image together.
     """
     found = hypercolumns.directions(hypercolumns.hypercolumns(maps))
-    losses = 0.5 * jnp.sum((found - target) ** 2, -1)
+    palette, matches = target
+    losses = 0.5 * jnp.sum((found - hypercolumns.directions(palette.columns[matches])) ** 2, -1)
     if guides is None:
         return jnp.mean(losses)
     return jnp.sum(position_weights(hypercolumns.middle(guides)) * losses)
@@ -93,6 +97,6 @@ STYLE_LOSS = StyleLoss(
     join_pictures,
     nearest,
     groups=Groups(lambda layers: [sorted(layers)], tuple),
-    adapt=replace,
+    choose=match,
     turned=join_turns,
 )

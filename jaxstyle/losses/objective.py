@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Key
 
-from jaxstyle.losses.base import IMAGE, Group, StyleLoss
+from jaxstyle.losses.base import IMAGE, Chosen, Group, StyleLoss
 from jaxstyle.losses.gram import guided_gram
 from jaxstyle.losses.recipes import Weighting
 from jaxstyle.losses.style import STYLE_LOSSES
@@ -79,11 +80,20 @@ class Style(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where in the image which style is wanted: everywhere, without guides. These are by layer, targets by group."""
+    """Where in the image which style is wanted: everywhere, without guides.
+
+    Guides are by layer, targets by group, and so is what is chosen of them, where the style loss chooses.
+    """
 
     weight: Scalar
     guides: Mapping[str, Float[Array, "height' width'"]] | None
     targets: Mapping[str, Any]
+    choices: Mapping[str, Any] = {}
+
+    def wanted(self, name: str) -> Any:
+        """What the style loss of a group is given."""
+        target = self.targets[name]
+        return Chosen(target, self.choices[name]) if name in self.choices else target
 
 
 class Problem(NamedTuple):
@@ -161,6 +171,9 @@ def _given(form: Form, group: Group, arrays: Mapping[str, Array] | None) -> Any:
 
 WHOLE = Read(vgg.features, _targets)
 
+#: Of the picture that chooses, the part that is the image; the photo is the rest. That of the authors' program.
+OWN = np.float32(0.25)
+
 
 def pose(
     form: Form,
@@ -192,16 +205,17 @@ def pose(
         guides = _guides(content_mask / jnp.mean(content_mask), weighting.content)
     wanted, groups = list(weighting.style), form.style.groups.by_deepest(weighting.style)
     found = regions(form, wanted, network, styles, key, read)
-    return Problem(
+    problem = Problem(
         network=network,
         content_targets=read.features(network, content, weighting.content),
         content_guides=guides,
         content_weights=jax.tree.map(jnp.float32, dict(weighting.content)),
-        regions=adapt(form, wanted, network, content, found, read),
+        regions=found,
         style_weights={name: _mean_weight(weighting.style, group) for name, group in groups.items()},
         style_groups=groups,
         tv_weight=jnp.float32(weighting.tv),
     )
+    return taking(problem, choices(form, wanted, network, content, found, read))
 
 
 def _mean_weight(weights: Mapping[str, float], group: Group) -> Scalar:
@@ -249,29 +263,44 @@ def regions(
     return found
 
 
-def adapt(
+def choices(
     form: Form,
     layers: Sequence[str],
     network: vgg.PreparedNetwork,
-    content: Image,
+    picture: Image,
     regions: Sequence[Region],
     read: Read | None = None,
-) -> Sequence[Region]:
-    """The regions with their targets as they are for one photo."""
-    if form.style.adapt is None:
-        return regions
+) -> list[dict[str, Any]]:
+    """What of the targets of each region a picture takes, by group; nothing where the style loss takes all."""
+    if form.style.choose is None:
+        return []
     groups = form.style.groups.by_deepest(layers)
-    photo = (read or WHOLE).features(network, content, _layers(groups)) | {IMAGE: content}
+    maps = (read or WHOLE).features(network, picture, _layers(groups)) | {IMAGE: picture}
     given = functools.partial(_given, form)
     return [
-        region._replace(
-            targets={
-                name: form.style.adapt(region.targets[name], given(group, photo), given(group, region.guides))
-                for name, group in groups.items()
-            }
-        )
+        {
+            name: form.style.choose(region.targets[name], given(group, maps), given(group, region.guides))
+            for name, group in groups.items()
+        }
         for region in regions
     ]
+
+
+def taking(problem: Problem, choices: Sequence[Mapping[str, Any]]) -> Problem:
+    """The problem with other choices of its targets; with its own where there are none."""
+    if not choices:
+        return problem
+    return problem._replace(
+        regions=[region._replace(choices=own) for region, own in zip(problem.regions, choices, strict=True)]
+    )
+
+
+def mixture(content: Image, image: Image) -> Image:
+    """What chooses where an image is on its way: the photo with a part of the image, Kolkin et al. 2022.
+
+    Their program adds the photo's finest details to the image first.
+    """
+    return content + OWN * (image - content)
 
 
 def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "height' width'"]]:
@@ -310,7 +339,7 @@ def layer_terms(
         given = functools.partial(_given, form, problem.style_groups[name])
         seen = given({**earlier, name: maps})
         for region in problem.regions:
-            style += region.weight * form.style.loss(seen, given(region.guides), region.targets[name])
+            style += region.weight * form.style.loss(seen, given(region.guides), region.wanted(name))
         style = problem.style_weights[name] * style
     return maps, LayerTerms(content, style)
 
