@@ -208,7 +208,8 @@ def test_a_finished_run_whose_photo_has_changed_says_so(folder, stylize):
 
 def test_a_run_that_diverges_keeps_its_finite_rows_and_says_what_helps(folder, stylize):
     workdir = folder / "diverged"
-    status, output, errors = stylize("--optimizer=gd:learning_rate=1e6", f"--workdir={workdir}")
+    flags = ("--optimizer=gd:learning_rate=1e6", f"--workdir={workdir}")
+    status, output, errors = stylize(*make_pictures(folder), *flags)
     assert status == 0, errors
     assert "diverged at step" in output
     assert "smaller learning rate" in output
@@ -228,7 +229,7 @@ def test_any_file_name_goes_through_every_output_and_back(folder, whole, stylize
     first, second = folder / "odd1\n\x1b", folder / "odd2"
     status, _, errors = stylize(
         *(f"--content={odd / names[0]}", f"--style={odd / names[1]}"),
-        *(f"--steps={STEPS}", f"--workdir={first}"),
+        *(f"--steps={STEPS}", f"--workdir={first}", *narrow.FEW),
     )
     assert status == 0, errors
     assert results(first)["metrics.csv"] == results(whole)["metrics.csv"]
