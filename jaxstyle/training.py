@@ -143,9 +143,10 @@ def _is_finite(iterate: Iterate) -> Bool[Array, ""]:
 
 
 class Method(NamedTuple):
-    """What the parts of a program have in common."""
+    """What the parts of a program have in common. `draw` gives the problem of a step."""
 
     evaluate: Callable[[objective.Problem, Image], objective.Evaluation]
+    draw: Callable[[objective.Problem, Int[Array, ""]], objective.Problem]
     clip: bool
     build: Callable[..., Optimizer]
     keeper: Keeper
@@ -210,6 +211,7 @@ def _settle(method: Method, seen: TransferState, before: TransferState | None = 
 def _step(method: Method, problem: objective.Problem, state: TransferState) -> tuple[TransferState, Metrics]:
     optimizer, here = method.build(**state.hyperparameters), state.iterate.image
     unseen, problem = is_unseen(state.iterate), objective.taking(problem, state.choices)
+    problem = method.draw(problem, state.step)
 
     def go(image: Image) -> Iterate:
         return _visit(method, problem, jnp.where(unseen, here, image))
@@ -288,7 +290,9 @@ def program(
     evaluate = functools.partial(evaluate, form)
     if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
-    method = Method(evaluate, clip, catalogue.build(name, static), KEEPERS[keep])
+    draws = name in catalogue.FIRST_ORDER
+    draw = functools.partial(objective.redrawn, form) if draws else lambda problem, step: problem
+    method = Method(evaluate, draw, clip, catalogue.build(name, static), KEEPERS[keep])
     parts = _init, _step, _grow, _result, _stepsize, _unseen, _enlarged, _settle
     return Program(*(functools.partial(part, method) for part in parts))
 

@@ -377,7 +377,7 @@ def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(name, mo
     spec = catalogue.parse(f"{name}:learning_rate=0.1" if name in RATES else name)
     on_host = name in catalogue.ON_HOST
     # A form that no other test has: programs are kept by their arguments.
-    form = objective.GATYS._replace(style=scale_free)
+    form = objective.GATYS._replace(content=scale_free)
     program = training.program(form, name, spec.static, clip=not on_host, keep="average")
     small, larger = (6, 8, 3), [(6, 9, 3), (7, 9, 3)]
     if name in FACTORED:  # where two sides have 128 pixels: before, across and after that

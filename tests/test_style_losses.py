@@ -435,6 +435,19 @@ def test_positions_are_drawn_by_their_weights(count):
     assert np.all(np.abs(found - expected) < 2)
 
 
+def test_steps_draw_evenly_from_each_share_and_the_first_as_at_the_start():
+    starts = hypercolumns.offsets(KEY, 20)
+    found = np.stack([hypercolumns.turned(starts, jnp.int32(step)) for step in range(100)])
+    np.testing.assert_array_equal(found[0], starts)
+    assert found.min() >= 0
+    assert found.max() < 1
+    # A tenth of the steps in each tenth, but for two.
+    counts = np.stack([np.bincount(np.int64(10 * each), minlength=10) for each in found.T])
+    assert np.all(np.abs(counts - 10) <= 2)
+    late = hypercolumns.turned(starts, jnp.int32(10**6))
+    np.testing.assert_allclose(late, np.modf(np.float64(starts) + 10**6 * (5**0.5 - 1) / 2)[0], atol=1e-3)
+
+
 def test_hypercolumns_are_averages_and_interpolations_at_the_middle_layers_positions():
     small, fine, coarse = RNG.normal(size=(3, 2, 1)), RNG.normal(size=(7, 4, 2)), RNG.normal(size=(1, 1, 4))
     found = hypercolumns.hypercolumns([jnp.float32(each) for each in (fine, small, coarse)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxstyle import training
-from jaxstyle.losses import objective, recipes
+from jaxstyle.losses import objective, recipes, rot
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import vgg
 from jaxstyle.optimizers import catalogue
@@ -70,6 +70,28 @@ def test_a_state_keeps_what_its_image_chose_of_the_style(make_problem, content):
             expected = evaluate(objective.taking(problem, choices), each.iterate.image)
             np.testing.assert_allclose(each.iterate.evaluation.total, expected.total, rtol=1e-5)
             assert evaluate(problem, each.iterate.image).terms.style < 0.99 * expected.terms.style
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_first_order_methods_draw_other_positions_at_each_step(name, make_problem, content, monkeypatch):
+    monkeypatch.setattr(rot, "MAX_POSITIONS", 20)
+    form = objective.GATYS._replace(style=STYLE_LOSSES["rot"])
+    problem, spec = make_problem(form), catalogue.parse(name)
+    program = training.program(form, spec.name, spec.static)
+    state = program.init(problem, jnp.asarray(content), arrays(spec))
+    step, evaluate = jax.jit(program.step), jax.jit(functools.partial(objective.evaluate, form))
+    for k in range(3):
+        state, metrics = step(problem, state)
+        here = {
+            j: evaluate(objective.redrawn(form, problem, jnp.int32(j)), state.iterate.image).terms.style
+            for j in range(3)
+        }
+        np.testing.assert_allclose(metrics.style, here[k if name == "adam" else 0], rtol=1e-5)
+        assert min(abs(here[0] - here[1]), abs(here[0] - here[2])) > 1e-3 * here[0]
+    # Lanes of a sweep, and a run that goes on, are at the step of their state.
+    lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    lanes, both = jax.jit(jax.vmap(program.step, (None, 0)))(problem, lanes)
+    np.testing.assert_allclose(both.total, step(problem, state)[1].total, rtol=1e-5)
 
 
 def test_a_learning_rate_is_traced_so_that_its_program_is_compiled_once(make_problem, content):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxstyle.losses.terms import Features, Guide, Scalar
 
@@ -80,6 +80,8 @@ class StyleLoss(NamedTuple):
         given a `Chosen`. None: all of it.
       turned: the target of a style picture from those of its four quarter turns, the first of them none. None: it is
         not turned.
+      redraw: the target with other positions, of it and the number of a step, for optimizers whose steps need no
+        common loss. None: it draws none.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]
@@ -91,6 +93,7 @@ class StyleLoss(NamedTuple):
     groups: Groups = ALONE
     choose: Callable[[Target, Any, Any], Any] | None = None
     turned: Callable[[Sequence[Target]], Target] | None = None
+    redraw: Callable[[Target, Int[Array, ""]], Target] | None = None
 
 
 def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:

@@ -19,6 +19,9 @@ Columns = Float[Array, "positions channels"]
 #: A column as short as this has next to no direction: that of zeros is zero.
 _SHORTEST = 1e-6
 
+#: (√5 − 1) / 2 of 2³².
+_GOLDEN = 2654435769
+
 
 def middle(arrays: Sequence[Array]) -> Array:
     """The maps, or the guide, of the middle layer, whose positions hypercolumns have: block 3 of blocks 1 to 4."""
@@ -56,6 +59,17 @@ def directions(columns: Columns) -> Columns:
 def offsets(key: Key, count: int) -> Float[Array, " count"]:
     """What `drawn` needs: numbers in [0, 1)."""
     return jax.random.uniform(key, (count,))
+
+
+def turned(offsets: Float[Array, " count"], step: Int[Array, ""]) -> Float[Array, " count"]:
+    """Other offsets for each step, those of step 0 as they are.
+
+    All are moved round [0, 1) by a multiple of the golden ratio, so that successive steps draw evenly from a share:
+    Weyl's sequence, in 32 bits.
+    """
+    way = (step.astype(jnp.uint32) * jnp.uint32(_GOLDEN)).astype(offsets.dtype) / 2.0**32
+    found = offsets + way
+    return found - (found >= 1)
 
 
 def drawn(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from jaxstyle.losses.base import IMAGE, Chosen, Group, StyleLoss
 from jaxstyle.losses.gram import guided_gram
@@ -292,6 +292,20 @@ def taking(problem: Problem, choices: Sequence[Mapping[str, Any]]) -> Problem:
         return problem
     return problem._replace(
         regions=[region._replace(choices=own) for region, own in zip(problem.regions, choices, strict=True)]
+    )
+
+
+def redrawn(form: Form, problem: Problem, step: Int[Array, ""]) -> Problem:
+    """The problem with the positions of a step, where the style loss draws some."""
+    if form.style.redraw is None:
+        return problem
+    return problem._replace(
+        regions=[
+            region._replace(
+                targets={name: form.style.redraw(each, step) for name, each in region.targets.items()}
+            )
+            for region in problem.regions
+        ]
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxstyle.losses import hypercolumns
 from jaxstyle.losses.base import IMAGE, Groups, Key, StyleLoss
@@ -23,7 +23,7 @@ _SMOOTH = 0.01
 class Distribution(NamedTuple):
     """Hypercolumns of style pictures at drawn positions, and the moments of them and their colours.
 
-    `offsets` are those by which positions are drawn, of a style and of the image.
+    `offsets` are those by which positions are drawn, of a style and, where they are not turned, of the image.
     """
 
     offsets: Float[Array, " most"]
@@ -78,6 +78,11 @@ def mixture(targets: Sequence[tuple[Distribution, float]]) -> Distribution:
     )
 
 
+def redraw(target: Distribution, step: Int[Array, ""]) -> Distribution:
+    """The target for other positions of the image."""
+    return target._replace(offsets=hypercolumns.turned(target.offsets, step))
+
+
 def relaxed_transport(
     maps: Sequence[Features], guides: Sequence[Guide] | None, target: Distribution
 ) -> Scalar:
@@ -85,8 +90,8 @@ def relaxed_transport(
 
     Kolkin et al. 2019, "Style Transfer by Relaxed Optimal Transport and Self-Similarity", section 2, with these
     differences: hypercolumns are averages over a grid of positions and not of single pixels; moments
-    are relative to the style's; absolute values are smooth near 0; positions stay the same, so that the loss is a
-    function of the image.
+    are relative to the style's; absolute values are smooth near 0; positions are part of the target, so that the loss
+    is a function of the image: first-order methods are given other ones at each step.
     """
     columns, colors = _sampled(maps, guides, target.offsets)
     own, others = hypercolumns.directions(columns), hypercolumns.directions(target.columns)
@@ -127,4 +132,5 @@ STYLE_LOSS = StyleLoss(
     mixture,
     relaxed_transport,
     groups=Groups(lambda layers: [(IMAGE, *sorted(layers))], tuple),
+    redraw=redraw,
 )

@@ -69,6 +69,9 @@ _FACTORIES = _LINE_SEARCH_METHODS | _TRANSFORMATIONS
 
 NAMES = tuple(_FACTORIES)
 
+#: Optimizers whose steps compare no losses, so that each may be of other positions.
+FIRST_ORDER = frozenset(_TRANSFORMATIONS)
+
 #: Optimizers whose step runs on the host, and so cannot be traced or vmapped.
 ON_HOST = frozenset({"scipy-lbfgs"})
 
