@@ -69,7 +69,8 @@ def pose(narrow: bool, height: int, width: int, method: str) -> objective.Proble
 
 def measure(problem: objective.Problem, shape: tuple, spec: catalogue.Spec, devices: int, steps: int) -> dict:
     start = jax.random.uniform(jax.random.key(1), shape, maxval=255.0)
-    task = Task(Settings(), objective.GATYS, [shape], lambda _: problem, start, np.asarray, {})
+    posed = {"problem": lambda _: problem, "choices": lambda *_: (), "start": start}
+    task = Task(Settings(), objective.GATYS, [shape], finish=np.asarray, facts={}, **posed)
     here = arm.place(task, 0, mesh.grid(jax.devices()[:devices]))
     ready = arm.compiled(task, spec, 0, Cache(), here)
     sizes = ready.step.memory_analysis()
