@@ -228,3 +228,14 @@ def test_a_specification_says_its_own_or_takes_the_given_one_or_what_suits():
     assert variables("lbfgs", "gatys", None).startswith("fourier")
     assert variables("lbfgs", "ivanov2017", None) == "pixels"
     assert variables("lbfgs", "gatys") == "pixels"
+
+
+def test_fourier_variables_have_the_same_bits_each_time():
+    """Beside other work, so that now one thread comes upon them and now another."""
+    image = jnp.asarray(np.random.default_rng(5).uniform(0, 255, (400, 403, 3)).astype(np.float32))
+    decode = parametrization.parse("fourier").decode
+    both = jax.jit(
+        lambda image, other: (decode(image.shape, image), decode(image.shape, image + 1), other @ other)
+    )
+    found = {np.asarray(part).tobytes() for _ in range(40) for part in both(image, jnp.ones((400, 400)))[:2]}
+    assert len(found) == 2

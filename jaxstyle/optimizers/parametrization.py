@@ -48,6 +48,10 @@ def fourier(exponent: float = 0.5) -> Parametrization:
     )
 
 
+#: Numbers from which XLA's FFT, ducc0, goes to several threads.
+_ONE_THREAD = 32768
+
+
 def _filter(image: Image, exponent: float) -> Image:
     """F⁻¹ S F of an image, with S of a negative exponent the inverse of that of the positive one."""
     height, width, _ = image.shape
@@ -56,8 +60,23 @@ def _filter(image: Image, exponent: float) -> Image:
     parts = jax.sharding.get_abstract_mesh().shape.get("rows", 1)
     if parts > 1:
         return _scale_in_parts(image, scales, parts).astype(image.dtype)
-    scaled = jnp.fft.rfft2(image, axes=(0, 1)) * scales[..., None]
-    return jnp.fft.irfft2(scaled, s=(height, width), axes=(0, 1)).astype(image.dtype)
+    by_row = _lines(jnp.fft.rfft, image.transpose(2, 0, 1))
+    by_column = _lines(jnp.fft.fft, by_row.transpose(0, 2, 1)) * scales.T[None]
+    by_row = _lines(jnp.fft.ifft, by_column).transpose(0, 2, 1)
+    return _lines(functools.partial(jnp.fft.irfft, n=width), by_row).transpose(1, 2, 0).astype(image.dtype)
+
+
+def _lines(transform: Callable[[Array], Array], lines: Array) -> Array:
+    """A transform of each line, the last axis of an array.
+
+    On a CPU so many at once that XLA's FFT keeps to one thread, which takes no longer. Of more, it depends on which
+    thread comes upon them how they are shared out, and so their last bits.
+    """
+    length = lines.shape[-1]
+    if jax.default_backend() != "cpu" or lines.size < _ONE_THREAD:
+        return transform(lines)
+    found = jax.lax.map(transform, lines.reshape(-1, length), batch_size=max(1, (_ONE_THREAD - 1) // length))
+    return found.reshape(*lines.shape[:-1], -1)
 
 
 def _scale_in_parts(image: Image, scales: Float[Array, "height half"], parts: int) -> Image:
