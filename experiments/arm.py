@@ -153,8 +153,8 @@ def _on_host(
     structure = structure._replace(choices=_choices(task, number))
 
     def grow(problem: objective.Problem, state: training.TransferState) -> training.TransferState:
-        image = np.asarray(program.enlarged(shape, state))
-        return program.grow(shape, problem, state, task.choices(number, image))
+        choices = structure.choices and task.choices(number, np.asarray(program.enlarged(shape, state)))
+        return program.grow(shape, problem, state, choices)
 
     begin = grow if number else program.init
     seconds = time.perf_counter() - begun
@@ -226,7 +226,7 @@ def _on_mesh(
 
     def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
         unseen = first(*given)
-        if number:
+        if after.structure.choices:
             choices = task.choices(number, np.asarray(result(unseen)))
             unseen = unseen._replace(choices=mesh.put(choices, after.shardings.choices))
         seen, _ = each(problem, unseen)
