@@ -11,32 +11,22 @@ depends on what is compared later: optimizers, pairs and seeds may be added, and
 import dataclasses
 import functools
 import json
-import math
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 
 from jaxstyle import files
 from jaxstyle.errors import UserError
-from jaxstyle.lab import claims, records, report
+from jaxstyle.lab import article, claims, records, report
 from jaxstyle.runs import clocks, processes, workdir
 from jaxstyle.runs.signals import Interrupted
 
 from . import arm, cluster, inputs, launch, prefix, settings, task
 from .cache import Cache
+from .pairs import ARTICLE, STUDY, of_article
 from .settings import Settings
-
-#: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
-PAIRS = {
-    "A": (("sample:portrait", "sample:facets"), ("slav.jpg", "picasso.jpg")),
-    "B": (("sample:cat", "sample:night"), ("dog.jpg", "starry_night.jpg")),
-    "B2": (("sample:portrait", "sample:night"), ("friends.jpg", "scream.jpg")),
-}
-STUDY = "JAXSTYLE_IVANOV2017"
 
 _OPTIMIZER = flags.DEFINE_multi_string(
     "optimizer",
@@ -49,7 +39,7 @@ _SEEDS = flags.DEFINE_integer(
 _PAIR = flags.DEFINE_multi_enum(
     "pair",
     None,
-    list(PAIRS),
+    list(ARTICLE),
     f"A pair of the article; repeatable. The samples stand in for its pictures unless the variable {STUDY} "
     "names their folder. --content or --style take the place of all pairs.",
 )
@@ -97,16 +87,6 @@ class Comparison(NamedTuple):
     record: str
 
 
-def pictures_of(names: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Name, photo and style pictures of some of `PAIRS`."""
-    folder, found = os.environ.get(STUDY), []
-    for name in dict.fromkeys(names):
-        samples, study = PAIRS[name]
-        content, style = (os.path.join(folder, file) for file in study) if folder else samples
-        found.append((name, content, (style,)))
-    return found
-
-
 def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
     """All pairs of the first seed, then those of the next. Without pairs, the pictures of `base`.
 
@@ -115,7 +95,7 @@ def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
     """
     if base.seed + seeds > 2**32:
         raise UserError(f"--seeds={seeds}: --seed={base.seed} leaves {2**32 - base.seed} seeds below 2**32")
-    found = pictures_of(pairs) or [("", base.content, base.style)]
+    found = of_article(pairs) or [("", base.content, base.style)]
     return [
         Setting(
             ("" if i == 0 else f"-{name}") + (f"-seed{seed}" if seed > base.seed else ""),
@@ -126,33 +106,12 @@ def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
     ]
 
 
-def curves_by_run(arms: list[records.Arm]) -> dict[str, list[claims.Curve]]:
-    """What a claim is judged on: the curves of each pair and seed."""
-    runs: dict[str, list[claims.Curve]] = {}
-    for each in arms:
-        spec = each.manifest["optimizer"]
-        curve = claims.Curve(spec["name"], spec.get("learning_rate"), each.status, *each.rows.T[1:4])
-        runs.setdefault(f"{each.pair}, seed {each.seed}", []).append(curve)
-    return runs
-
-
 def judge(experiment: str, against: str | None, arms: list[records.Arm]) -> list[dict[str, Any]]:
     """The rows of `claims.json`."""
     folders = sorted(pathlib.Path(against, "arms").glob("*/")) if against else []
     others = [each for folder in folders if (each := records.read_arm(folder, folder.name))]
-    verdicts = claims.judge(experiment, curves_by_run(arms), list(curves_by_run(others).values()))
-    return [_json(verdict._asdict()) for verdict in verdicts]
-
-
-def _json(value: Any) -> Any:
-    """JSON has no infinities, and none of NumPy's numbers."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    runs, before = ([article.run_of(experiment, each) for each in some] for some in (arms, others))
+    return [article.row(verdict) for verdict in article.judge(experiment, runs, before)]
 
 
 @processes.alone

@@ -1,13 +1,24 @@
-"""Pairs of a photo and a style picture on which methods are tuned and judged."""
+"""Pairs of a photo and a style picture: the article's, and those on which methods are tuned and judged."""
 
 import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 from jaxstyle.errors import UserError
 
 from .settings import Settings
+
+#: The article's pairs: photo and style among the samples, and in the folder of the study's own pictures.
+ARTICLE = {
+    "A": (("sample:portrait", "sample:facets"), ("slav.jpg", "picasso.jpg")),
+    "B": (("sample:cat", "sample:night"), ("dog.jpg", "starry_night.jpg")),
+    "B2": (("sample:portrait", "sample:night"), ("friends.jpg", "scream.jpg")),
+}
+
+#: The variable that names the folder of the study's own pictures.
+STUDY = "JAXSTYLE_IVANOV2017"
 
 #: The variable that names the folder of pairs.json.
 PICTURES = "JAXSTYLE_PICTURES"
@@ -17,6 +28,16 @@ SAMPLES = {
     "tuning": [["sample:cat", "sample:night"], ["sample:portrait", "sample:facets"]],
     "test": [["sample:portrait", "sample:night"], ["sample:cat", "sample:facets"]],
 }
+
+
+def of_article(names: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Name, photo and style pictures of some of `ARTICLE`."""
+    folder, found = os.environ.get(STUDY), []
+    for name in dict.fromkeys(names):
+        samples, study = ARTICLE[name]
+        content, style = (os.path.join(folder, file) for file in study) if folder else samples
+        found.append((name, content, (style,)))
+    return found
 
 
 def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settings]:
@@ -36,7 +57,7 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
             raise UserError(
                 f'{PICTURES}: {path}: no {{"{kind}": [[photo, style], …]}} there: {error}'
             ) from error
-    folders = [pathlib.Path(each) for each in (folder, os.environ.get("JAXSTYLE_IVANOV2017")) if each]
+    folders = [pathlib.Path(each) for each in (folder, os.environ.get(STUDY)) if each]
 
     def find(name: str) -> str:
         if name.startswith("sample:"):

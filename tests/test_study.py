@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_tensorboard as event_files
 
-from jaxstyle.lab import study, study_report
+from jaxstyle.lab import records, study, study_report
 from jaxstyle.runs import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -305,7 +305,7 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves():
         fields = [study.field(found, problem, budget) for budget in found.budgets]
         for name, make in study_report.TABLES.items():
             if (mark := f"<!-- {problem}: {name} -->\n") in page:
-                assert page.partition(mark)[2].startswith(study_report.markdown(make(found, fields)))
+                assert page.partition(mark)[2].startswith(records.markdown(make(found, fields)))
                 shown += 1
     assert shown >= 3
 

@@ -28,8 +28,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-WOBBLE = 0.1
-SAME = 1.25
+
+class Reading(NamedTuple):
+    """How the words are read: the wobble from which a curve oscillates, the factor of what is about the same, and
+    whether a curve is its losses after so many evaluations or after so many steps (`clock`: evaluation or step)."""
+
+    wobble: float = 0.1
+    same: float = 1.25
+    clock: str = "evaluation"
+
+
+#: As they are stated above.
+STATED = Reading()
 
 #: Evaluations that the best of a wobble is the best of; so it does not grow with the length of a run.
 RECENT = 50
@@ -82,6 +92,14 @@ def by_evaluation(curves: Curves) -> Curves:
     return found
 
 
+def by_step(curves: Curves) -> Curves:
+    """The curves by iteration, whatever an iteration costs."""
+    return {
+        name: curve._replace(evaluations=np.arange(1.0, len(curve.total) + 1))
+        for name, curve in curves.items()
+    }
+
+
 def _mean(losses: Float[np.ndarray, " steps"]) -> float:
     return float(np.exp(np.mean(np.log(losses))))
 
@@ -112,26 +130,26 @@ def wobble(curve: Curve, begin: float = 0.5, end: float = 1.0) -> float:
     return float(np.mean(above[1 + int(begin * steps) : 1 + int(end * steps)]))
 
 
-def oscillates(curve: Curve) -> bool:
-    return wobble(curve) > WOBBLE
+def oscillates(curve: Curve, by: Reading = STATED) -> bool:
+    return wobble(curve) > by.wobble
 
 
-def converges(curve: Curve) -> bool:
-    return not oscillates(curve) and late(curve) <= min(curve.total[0] / 2, NEAR * curve.best)
+def converges(curve: Curve, by: Reading = STATED) -> bool:
+    return not oscillates(curve, by) and late(curve) <= min(curve.total[0] / 2, NEAR * curve.best)
 
 
-def converges_fast(curve: Curve) -> bool:
+def converges_fast(curve: Curve, by: Reading = STATED) -> bool:
     third = curve.total[: 1 + len(curve.total) // 3]
-    return converges(curve) and bool(third.min() <= curve.total[0] / 4)
+    return converges(curve, by) and bool(third.min() <= curve.total[0] / 4)
 
 
 def overtakes(curve: Curve, other: Curve) -> bool:
     return early(curve) > early(other) and late(curve) < late(other)
 
 
-def about(a: float, b: float) -> bool:
-    """Whether two losses are within a factor of `SAME`."""
-    return math.isfinite(a) and math.isfinite(b) and max(a, b) <= SAME * min(a, b)
+def about(a: float, b: float, by: Reading = STATED) -> bool:
+    """Whether two losses are about the same."""
+    return math.isfinite(a) and math.isfinite(b) and max(a, b) <= by.same * min(a, b)
 
 
 def cost(curve: Curve, loss: float) -> dict[str, float]:

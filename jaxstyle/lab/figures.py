@@ -84,15 +84,15 @@ def _curve(axes: Any, x: Float[np.ndarray, " rows"], y: Float[np.ndarray, " rows
     axes.plot(x, y, **style)
 
 
-def losses(arms: Sequence[Arm]) -> Figure:
+def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds")) -> Figure:
     """The total loss by evaluation and by second; a row for each pair, seeds in one colour."""
     pairs = list(dict.fromkeys(arm.pair for arm in arms))
     palette = colours(arm.label for arm in arms)
-    clocks = {column: clock for column, clock in CLOCKS.items() if clock != "step"}
-    figure = Figure(figsize=(13, 0.6 + 4.2 * len(pairs)), layout="constrained")
-    grid = figure.subplots(len(pairs), len(clocks), squeeze=False, sharey="row")
+    columns = [column for column, clock in CLOCKS.items() if clock in clocks]
+    figure = Figure(figsize=(2.6 + 5.2 * len(columns), 0.6 + 4.2 * len(pairs)), layout="constrained")
+    grid = figure.subplots(len(pairs), len(columns), squeeze=False, sharey="row")
     for pair, row in zip(pairs, grid, strict=True):
-        for axes, (column, clock) in zip(row, clocks.items(), strict=True):
+        for axes, column in zip(row, columns, strict=True):
             axes.set(yscale="log", ylim=loss_range([arm.rows for arm in arms if arm.pair == pair]))
             seen = set()
             for arm in arms:
@@ -105,7 +105,7 @@ def losses(arms: Sequence[Arm]) -> Figure:
                 seen.add(arm.label)
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
-            axes.set_xlabel(clock)
+            axes.set_xlabel(CLOCKS[column])
             axes.grid(alpha=0.25, which="both")
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("total loss")

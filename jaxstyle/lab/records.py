@@ -92,6 +92,17 @@ def summary_rows(arms: Iterable[Arm]) -> list[dict[str, Any]]:
     return table
 
 
+#: A row of names, and rows of cells.
+Table = tuple[list[str], list[list[str]]]
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown; numbers stand to the right."""
+    head, rows = table
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 SUMMARY = (
     *("label", "pair", "seed", "status", "steps", "evaluations", "seconds", "seconds_per_evaluation"),
     *("final_total", "final_content", "final_style", "final_tv"),

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from jaxstyle import files
 from jaxstyle.lab import figures, report, study
+from jaxstyle.lab.records import Table, markdown
 from jaxstyle.lab.study import Field, Study
 
 #: Words for the problems.
@@ -22,8 +23,6 @@ TITLES = {
     "article": "The article's loss and start",
     "wasserstein": "Wasserstein style, from the photo",
 }
-
-Table = tuple[list[str], list[list[str]]]
 
 
 def write(directory: pathlib.Path, found: Study, flags: str) -> None:
@@ -53,13 +52,6 @@ def write(directory: pathlib.Path, found: Study, flags: str) -> None:
         directory.name, "A study of optimizers.", "\n".join([*sections, report.recorded(flags)])
     )
     files.write_atomically(directory / "report.html", page.encode())
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown; numbers stand to the right."""
-    head, rows = table
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _html(table: Table) -> str:

@@ -1,0 +1,127 @@
+"""The article's six experiments on one page's worth of tables and figures: what came of its claims, and by how much.
+
+python -m experiments.article --workdir=runs/article
+python -m experiments.article --curves=docs/experiments/curves.npz --workdir=runs/remade
+
+Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons with --claims
+(--comparison), and keeps their curves in curves.npz; or takes such a file. All else is made of the curves:
+claims.json, a figure of each experiment, and in tables.md the verdicts by pair, how they move with the thresholds
+of the words, and losses by evaluations.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+from absl import flags
+
+from jaxstyle import files
+from jaxstyle.errors import UserError
+from jaxstyle.lab import article, claims, figures, records
+from jaxstyle.runs import workdir
+
+from . import launch, settings
+from .pairs import ARTICLE
+
+_COMPARISON = flags.DEFINE_multi_string(
+    "comparison",
+    None,
+    "--workdir of a comparison with --claims; repeatable. By default those of configs/experiment1.flags to "
+    "experiment6.flags that are there.",
+)
+_CURVES = flags.DEFINE_string("curves", None, "curves.npz of an earlier page, in place of comparisons.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/article", "Where the command writes.")
+
+#: The pairs' letters by what their pictures are called.
+_LETTERS = {
+    " + ".join(pathlib.PurePath(name).name for name in pictures): letter
+    for letter, (samples, study) in ARTICLE.items()
+    for pictures in ((samples[0], samples[1]), study)
+}
+
+
+def read_comparison(directory: pathlib.Path) -> list[article.Run]:
+    """The arms of a comparison that have ended.
+
+    Raises:
+      UserError: it is none, or has no --claims.
+    """
+    try:
+        text = (directory / "run.flags").read_text("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"--comparison={directory}: no comparison there: {error}") from error
+    experiment = re.search(r"^--claims=(\w+)$", text, re.MULTILINE)
+    if not experiment or experiment[1] not in claims.EXPERIMENTS:
+        raise UserError(f"--comparison={directory}: has no --claims in its run.flags")
+    found = []
+    for folder in sorted(directory.glob("arms/*/")):
+        flagfile = folder / "run.flags"
+        label = (
+            records.label(settings.parse(flagfile.read_text("utf-8")).optimizer) if flagfile.exists() else ""
+        )
+        arm = records.read_arm(folder, label)
+        if arm and arm.status in ("finished", "diverged"):
+            run = article.run_of(experiment[1], arm)
+            found.append(run._replace(pair=_LETTERS.get(run.pair, run.pair)))
+    return found
+
+
+def read_curves(path: pathlib.Path) -> list[article.Run]:
+    """What an earlier page was made of.
+
+    Raises:
+      UserError: it is no such file.
+    """
+    try:
+        return article.unpack(path.read_bytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--curves={path}: no curves of the experiments: {error}") from error
+
+
+def tables(runs: Sequence[article.Run]) -> dict[str, str]:
+    """The tables of the page, in Markdown, by name."""
+    at_300 = [run for run in runs if run.experiment != "experiment2"]
+    return {
+        "verdicts": records.markdown(article.verdicts_table(article.judge_all(runs))),
+        "readings": records.markdown(article.readings_table(runs)),
+        "losses": records.markdown(article.losses_table(at_300)),
+    }
+
+
+def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
+    """Writes the curves and all that is made of them."""
+    files.write_atomically(directory / "curves.npz", article.pack(runs))
+    rows = [article.row(verdict) for verdict in article.judge_all(runs)]
+    files.write_atomically(directory / "claims.json", json.dumps(rows, indent=1).encode() + b"\n")
+    text = "\n".join(f"<!-- {name} -->\n{table}" for name, table in tables(runs).items())
+    files.write_atomically(directory / "tables.md", text.encode())
+    for name in dict.fromkeys(run.experiment for run in runs):
+        arms = [article.arm_of(run) for run in runs if run.experiment == name]
+        figure = figures.png(figures.losses(arms, clocks=("evaluations",)))
+        files.write_atomically(directory / f"{name}.png", figure)
+
+
+def gather(folders: Iterable[str]) -> list[article.Run]:
+    """The runs of comparisons, those of experiment 1 first."""
+    found = [run for folder in folders for run in read_comparison(pathlib.Path(folder))]
+    return sorted(found, key=lambda run: (run.experiment, run.pair, run.seed, run.label))
+
+
+def main() -> None:
+    comparisons, curves, directory = _COMPARISON.value, _CURVES.value, pathlib.Path(_WORKDIR.value)
+    if comparisons and curves:
+        raise UserError("--comparison: with --curves none is read; leave one of them out")
+    usual = [str(launch.RUNS / name) for name in claims.EXPERIMENTS if (launch.RUNS / name).is_dir()]
+    runs = read_curves(pathlib.Path(curves)) if curves else gather(comparisons or usual)
+    if not runs:
+        raise UserError(
+            "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"
+        )
+    with workdir.claimed(directory):
+        write(directory, runs)
+    print(f"tables: {directory / 'tables.md'}")
+
+
+if __name__ == "__main__":
+    launch.run(main)

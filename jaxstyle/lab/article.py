@@ -1,0 +1,234 @@
+"""The six experiments of 2017 as one body of curves: the file that holds them, the verdicts on them, and tables."""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxstyle.lab import claims
+from jaxstyle.lab.curves import STATED, Curve, Reading
+from jaxstyle.lab.records import Arm, Table
+
+#: The experiment whose runs the claims of another compare it with.
+AGAINST: Mapping[str, str] = {"experiment2": "experiment1"}
+
+#: Other readings of the words, under what a table calls them.
+READINGS: Mapping[str, Reading] = {
+    "as stated": STATED,
+    "wobble 5 %": STATED._replace(wobble=0.05),
+    "20 %": STATED._replace(wobble=0.2),
+    "factor 1.1": STATED._replace(same=1.1),
+    "1.5": STATED._replace(same=1.5),
+    "by step": STATED._replace(clock="step"),
+}
+
+#: Evaluations at which losses are shown.
+BUDGETS = (50, 100, 250, 500, 1000)
+
+
+class Run(NamedTuple):
+    """One arm of an experiment on one pair with one seed."""
+
+    experiment: str
+    label: str
+    pair: str
+    seed: int
+    curve: Curve
+
+
+def run_of(experiment: str, arm: Arm) -> Run:
+    """What a comparison recorded of an arm."""
+    spec = arm.manifest["optimizer"]
+    curve = Curve(spec["name"], spec.get("learning_rate"), arm.status, *arm.rows.T[1:4])
+    return Run(experiment, arm.label, arm.pair, arm.seed, curve)
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------
+
+
+def _by_pair_and_seed(runs: Iterable[Run]) -> dict[str, list[Curve]]:
+    found: dict[str, list[Curve]] = {}
+    for run in runs:
+        found.setdefault(f"{run.pair}, seed {run.seed}", []).append(run.curve)
+    return found
+
+
+def judge(
+    experiment: str, runs: Iterable[Run], against: Iterable[Run] = (), by: Reading = STATED
+) -> list[claims.Verdict]:
+    """The verdicts on an experiment's claims, on its runs and those of the one that it is compared with."""
+    return claims.judge(experiment, _by_pair_and_seed(runs), list(_by_pair_and_seed(against).values()), by)
+
+
+def judge_all(runs: Sequence[Run], by: Reading = STATED) -> list[claims.Verdict]:
+    """The verdicts on all experiments that have runs."""
+    of = {name: [run for run in runs if run.experiment == name] for name in claims.EXPERIMENTS}
+    return [
+        verdict
+        for name, own in of.items()
+        if own
+        for verdict in judge(name, own, of.get(AGAINST.get(name, ""), ()), by)
+    ]
+
+
+def row(verdict: claims.Verdict) -> dict[str, Any]:
+    """A row of `claims.json`."""
+    return _json(verdict._asdict())
+
+
+def _json(value: Any) -> Any:
+    """JSON has no infinities, and none of NumPy's numbers."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+def pack(runs: Sequence[Run]) -> bytes:
+    """The curves as an .npz file, one after another: evaluations, and totals as float32.
+
+    Of seconds it keeps what an evaluation took in the median step.
+    """
+
+    def pace(curve: Curve) -> float:
+        steps = np.diff(curve.evaluations)
+        return float(np.median((np.diff(curve.seconds) / steps)[steps > 0])) if steps.any() else math.nan
+
+    curves = [run.curve for run in runs]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        **{name: np.array([getattr(run, name) for run in runs]) for name in Run._fields[:-1]},
+        optimizer=np.array([curve.optimizer for curve in curves]),
+        learning_rate=np.array([curve.learning_rate or math.nan for curve in curves]),
+        status=np.array([curve.status for curve in curves]),
+        seconds=np.float32([pace(curve) for curve in curves]),
+        rows=np.int32([len(curve.total) for curve in curves]),
+        spent=np.concatenate([np.diff(np.int32(curve.evaluations), prepend=0) for curve in curves]),
+        total=np.concatenate([np.float32(curve.total) for curve in curves]),
+    )
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> list[Run]:
+    """What `pack` made.
+
+    Raises:
+      ValueError, KeyError, OSError: it is no such file.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        found = dict(file)
+    runs, begin = [], 0
+    for i, count in enumerate(found["rows"]):
+        rows = slice(begin, begin := begin + int(count))
+        spent, rate = np.cumsum(found["spent"][rows], dtype=float), float(found["learning_rate"][i])
+        curve = Curve(
+            *(str(found["optimizer"][i]), None if math.isnan(rate) else rate, str(found["status"][i])),
+            *(spent, spent * float(found["seconds"][i]), np.float64(found["total"][rows])),
+        )
+        words = (str(found[name][i]) for name in ("experiment", "label", "pair"))
+        runs.append(Run(*words, int(found["seed"][i]), curve))
+    return runs
+
+
+def arm_of(run: Run) -> Arm:
+    """The run as figures want it: rows whose terms are not known, and no picture."""
+    curve = run.curve
+    rows = np.full((len(curve.total), 7), np.nan)
+    rows[:, 0], rows[:, 1:4] = (
+        np.arange(len(rows)),
+        np.stack([curve.evaluations, curve.seconds, curve.total], 1),
+    )
+    return Arm(run.label, run.label, run.pair, run.seed, curve.status, {}, rows, None)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.2f}" if value < 100 else f"{value:.3g}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = _number(min(values)), _number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _of_pair(found: Mapping[str, Mapping[str, Any]], pair: str) -> str:
+    """What came of a claim on a pair: in how many of its runs it holds, and what that turns on, over seeds."""
+    mine = [each for name, each in found.items() if name.rpartition(",")[0] == pair and "holds" in each]
+    judged = [each["holds"] for each in mine if each["holds"] is not None]
+    if not judged:
+        return ""
+    effects = (f"{name} {_range([each['effect'][name] for each in mine])}" for name in mine[0]["effect"])
+    return f"{pair}: {sum(judged)} of {len(judged)}; {', '.join(effects)}"
+
+
+def verdicts_table(verdicts: Sequence[claims.Verdict]) -> Table:
+    """Each claim with its verdict, and by pair in how many runs it holds and by how much."""
+    rows = []
+    for verdict in verdicts:
+        pairs = dict.fromkeys(name.rpartition(",")[0] for name in verdict.runs)
+        cells = [text for pair in pairs if (text := _of_pair(verdict.runs, pair))]
+        rows.append([verdict.id, verdict.claim, f"**{verdict.verdict}**", "<br>".join(cells)])
+    return ["", "claim", "verdict", "by pair"], rows
+
+
+def readings_table(runs: Sequence[Run]) -> Table:
+    """How verdicts move with the thresholds; those that no reading moves are left out."""
+    found = {name: {each.id: each.verdict for each in judge_all(runs, by)} for name, by in READINGS.items()}
+    rows = []
+    for claim, stated in found["as stated"].items():
+        others = [found[name][claim] for name in READINGS]
+        if len(set(others)) > 1:
+            rows.append([claim, *(each if each == stated else f"**{each}**" for each in others)])
+    return ["", *READINGS], rows
+
+
+def _longest(runs: Iterable[Run]) -> dict[tuple[str, str, int], Run]:
+    """By label, pair and seed the run that went farthest: experiments share arms."""
+    found: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        key = run.label, run.pair, run.seed
+        if key not in found or len(run.curve.total) > len(found[key].curve.total):
+            found[key] = run
+    return found
+
+
+def _within(curve: Curve, budget: float) -> float | None:
+    """The loss of the last iterate that so many evaluations pay for; None if the run ended before."""
+    paid = np.flatnonzero(curve.evaluations <= budget)
+    return float(curve.total[paid[-1]]) if len(paid) and curve.evaluations[-1] >= budget else None
+
+
+def losses_table(runs: Sequence[Run]) -> Table:
+    """Loss in thousands by evaluations and pair, medians over seeds; bold within 5 % of the lowest of its column."""
+    longest = _longest(runs)
+    losses: dict[tuple[int, str], dict[str, float]] = {}
+    for budget in BUDGETS:
+        for pair in sorted({pair for _, pair, _ in longest}):
+            by_label: dict[str, list[float]] = {}
+            for (label, own, _), run in longest.items():
+                if own == pair and (loss := _within(run.curve, budget)) is not None:
+                    by_label.setdefault(label, []).append(loss / 1e3)
+            if by_label:
+                losses[budget, pair] = {label: float(np.median(each)) for label, each in by_label.items()}
+    rows = []
+    for label in sorted({label for label, _, _ in longest}):
+        cells = []
+        for column in losses.values():
+            loss = column.get(label)
+            text = "" if loss is None else f"{loss:.0f}"
+            cells.append(f"**{text}**" if loss is not None and loss <= 1.05 * min(column.values()) else text)
+        rows.append(
+            [f"`{label.replace('-learning_rate=', '` at ')}" + "`" * ("-learning_rate=" not in label), *cells]
+        )
+    return ["evaluations, pair", *(f"{budget}, {pair}" for budget, pair in losses)], rows

@@ -1,0 +1,136 @@
+"""The page of the six experiments: curves in one file, verdicts by pair, how they move with the thresholds."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxstyle.lab import article, records
+from jaxstyle.lab.curves import STATED, Curve
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 200
+K = np.arange(STEPS + 1)
+
+
+def run(label, total, pair="B", seed=0, experiment="experiment6", status="finished", spent=None):
+    name, _, rate = label.partition("-learning_rate=")
+    total = np.asarray(total, np.float32).astype(float)
+    spent = np.arange(1.0, len(total) + 1) if spent is None else spent
+    curve = Curve(name, float(rate) if rate else None, status, spent, 0.5 * spent, total)
+    return article.Run(experiment, label, pair, seed, curve)
+
+
+def falling(end, pace=0.1):
+    return end + (6e6 - end) * np.exp(-pace * K)
+
+
+@pytest.fixture
+def runs():
+    """Adam 1 ends 1.2 times above L-BFGS on B and 1.4 times on B2; L-BFGS takes two evaluations a step at first."""
+    return [
+        *(run("adam-learning_rate=1", falling(end), pair) for pair, end in (("B", 3.6e5), ("B2", 4.2e5))),
+        *(run("lbfgs", falling(3e5, 0.2), pair, spent=1.0 + K + np.minimum(K, 10)) for pair in ("B", "B2")),
+    ]
+
+
+def test_a_file_gives_the_curves_back_to_the_bit(runs):
+    diverged = run("gd-learning_rate=10", [6e6, 9e6, np.inf], status="diverged")
+    for before, after in zip([*runs, diverged], article.unpack(article.pack([*runs, diverged])), strict=True):
+        assert before[:-1] == after[:-1]
+        assert before.curve[:3] == after.curve[:3]
+        assert before.curve.total.tolist() == after.curve.total.tolist()
+        assert before.curve.evaluations.tolist() == after.curve.evaluations.tolist()
+        # Of seconds what an evaluation takes in the median step.
+        assert after.curve.seconds.tolist() == (0.5 * after.curve.evaluations).tolist()
+
+
+def test_verdicts_are_told_by_pair_with_what_they_turn_on(runs):
+    table = records.markdown(article.verdicts_table(article.judge_all(runs)))
+    (line,) = (line for line in table.splitlines() if line.startswith("| 6b "))
+    assert "**mixed**" in line
+    assert "B: 1 of 1; late adam 1/lbfgs 1.20<br>B2: 0 of 1; late adam 1/lbfgs 1.40" in line
+
+
+def test_seeds_of_a_pair_are_told_as_a_range(runs):
+    more = [each._replace(seed=1) for each in runs if each.pair == "B"]
+    more[0] = run("adam-learning_rate=1", falling(3.9e5), "B", 1)
+    table = records.markdown(article.verdicts_table(article.judge_all([*runs, *more])))
+    assert "B: 1 of 2; late adam 1/lbfgs 1.20 to 1.30<br>" in table
+
+
+def test_a_table_tells_how_verdicts_move_with_the_thresholds(runs):
+    head, rows = article.readings_table(runs)
+    found = dict(zip(head[1:], {row[0]: row[1:] for row in rows}["6b"], strict=True))
+    assert found["as stated"] == "mixed"
+    assert (found["factor 1.1"], found["1.5"]) == ("**fails**", "**holds**")
+    assert found["wobble 5 %"] == found["20 %"] == found["by step"] == "mixed"
+    assert "6a" not in {row[0] for row in rows}  # no reading moves it
+
+
+def test_by_step_a_greedy_optimizer_is_not_charged_its_evaluations():
+    steps = falling(3e5, 0.05)
+    arms = [run("adam-learning_rate=1", falling(3.5e5, 0.06)), run("lbfgs", steps, spent=1.0 + 3 * K)]
+    found = {
+        clock: article.judge("experiment6", arms, by=STATED._replace(clock=clock))
+        for clock in ("step", "evaluation")
+    }
+    late = {
+        clock: next(each for each in verdicts if each.id == "6b").runs["B, seed 0"]["late"]["lbfgs"]
+        for clock, verdicts in found.items()
+    }
+    assert late["step"] == pytest.approx(steps[-20:].mean(), rel=1e-3)
+    assert late["evaluation"] == pytest.approx(steps[60:67].mean(), rel=0.05)  # a third as far
+
+
+def test_losses_are_those_that_a_budget_pays_for(runs):
+    head, rows = article.losses_table(runs)
+    assert head == [
+        "evaluations, pair",
+        *(f"{budget}, {pair}" for budget in (50, 100) for pair in ("B", "B2")),
+    ]
+    cells = {row[0]: row[1:] for row in rows}
+    # Step 39 of L-BFGS, which has 50 evaluations then.
+    assert cells["`lbfgs`"][0] == f"**{falling(3e5, 0.2)[39] / 1e3:.0f}**"
+    assert cells["`adam` at 1"][2] == f"{falling(3.6e5)[99] / 1e3:.0f}"
+
+
+def command(*flags, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.article", *map(str, flags)],
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):
+    (tmp_path / "curves.npz").write_bytes(article.pack(runs))
+    done = command("--curves=curves.npz", "--workdir=page", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "page"
+    assert (made / "curves.npz").read_bytes() == (tmp_path / "curves.npz").read_bytes()
+    verdicts = {row["id"]: row["verdict"] for row in json.loads((made / "claims.json").read_text())}
+    assert verdicts == {"6a": "holds", "6b": "mixed", "6-best": "holds"}
+    assert "<!-- readings -->" in (made / "tables.md").read_text("utf-8")
+    assert (made / "experiment6.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--curves=none.npz",), "--curves=none.npz"),
+        (("--comparison=none",), "--comparison=none"),
+        (("--curves=a", "--comparison=b"), "--comparison"),
+        ((), "--comparison: nothing has ended"),
+    ],
+)
+def test_what_is_no_experiment_is_told_in_one_line(flags, named, tmp_path):
+    done = command(*flags, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert named in done.stderr
+    assert not (tmp_path / "runs").exists()
