@@ -310,6 +310,31 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves():
     assert shown >= 3
 
 
+def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_curves():
+    found = study.unpack((ROOT / "docs" / "optimizers" / "curves.npz").read_bytes())
+    page = (ROOT / "docs" / "parametrization.md").read_text("utf-8")
+    rows = {
+        "photo": "128",
+        "noise": "Gram matrices, from noise",
+        "wasserstein": "Wasserstein",
+        "article": "the article's loss",
+    }
+    for problem, name in rows.items():
+        field = study.field(found, problem, 100)
+        pixels, fourier = (
+            field.runs[field.arms.index(arm)] for arm in ("lbfgs", "lbfgs@fourier:exponent=0.5")
+        )
+        goals = [study.best_within(run, 100) for run in pixels]
+        parts = [
+            study.evaluations_to(run, goal) / study.evaluations_to(before, goal)
+            for run, before, goal in zip(fourier, pixels, goals, strict=True)
+        ]
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {name}"))
+        assert f"**{np.median(parts):.2f}**" in line
+        words = {0: "all below", 2: "two never", 3: "three never"}
+        assert line.rstrip(" |").rpartition("**")[2].startswith(f", {words[int(np.isinf(parts).sum())]}")
+
+
 def test_a_study_that_is_overwritten_forgets_what_was_measured(tmp_path):
     workdir.begin(tmp_path, "--size=9\n", overwrite=False)
     for name in ("measured.json", "curves.npz", "tables.md"):
