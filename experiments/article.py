@@ -83,8 +83,8 @@ def tables(runs: Sequence[article.Run]) -> dict[str, str]:
     """The tables of the page, in Markdown, by name."""
     at_300 = [run for run in runs if run.experiment != "experiment2"]
     return {
-        "verdicts": records.markdown(article.verdicts_table(article.judge_all(runs))),
-        "readings": records.markdown(article.readings_table(runs)),
+        "verdicts": records.markdown(article.verdicts_table(article.judge_all(runs)), "---"),
+        "readings": records.markdown(article.readings_table(runs), "---"),
         "losses": records.markdown(article.losses_table(at_300)),
     }
 

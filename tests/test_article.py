@@ -55,6 +55,15 @@ def test_verdicts_are_told_by_pair_with_what_they_turn_on(runs):
     assert "B: 1 of 1; late adam 1/lbfgs 1.20<br>B2: 0 of 1; late adam 1/lbfgs 1.40" in line
 
 
+def test_the_optimizers_that_the_article_ran_come_first_and_others_where_they_fare_otherwise(runs):
+    scipy = [run("scipy-lbfgs", falling(4e5, 0.2), pair) for pair in ("B", "B2")]
+    _, rows = article.verdicts_table(article.judge_all([*runs, *scipy]))
+    found = {row[0]: row[1:] for row in rows}
+    assert found["6a"][1] == "**mixed**"  # on B, Adam 1 passes SciPy's
+    assert found["6a"][3] == "6a **holds**"
+    assert "late adam 1/lbfgs 0.90" in found["6b"][2]
+
+
 def test_seeds_of_a_pair_are_told_as_a_range(runs):
     more = [each._replace(seed=1) for each in runs if each.pair == "B"]
     more[0] = run("adam-learning_rate=1", falling(3.9e5), "B", 1)

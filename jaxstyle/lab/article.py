@@ -172,19 +172,34 @@ def _of_pair(found: Mapping[str, Mapping[str, Any]], pair: str) -> str:
     return f"{pair}: {sum(judged)} of {len(judged)}; {', '.join(effects)}"
 
 
-def verdicts_table(verdicts: Sequence[claims.Verdict]) -> Table:
-    """Each claim with its verdict, and by pair in how many runs it holds and by how much."""
-    rows = []
+def _as_the_article(verdicts: Sequence[claims.Verdict]) -> dict[str, list[claims.Verdict]]:
+    """By claim the verdicts with each of the optimizers that bear a name, last the one with those that it ran."""
+    found: dict[str, list[claims.Verdict]] = {}
     for verdict in verdicts:
-        pairs = dict.fromkeys(name.rpartition(",")[0] for name in verdict.runs)
-        cells = [text for pair in pairs if (text := _of_pair(verdict.runs, pair))]
-        rows.append([verdict.id, verdict.claim, f"**{verdict.verdict}**", "<br>".join(cells)])
-    return ["", "claim", "verdict", "by pair"], rows
+        found.setdefault(verdict.id.partition(" (")[0], []).append(verdict)
+    return found
+
+
+def verdicts_table(verdicts: Sequence[claims.Verdict]) -> Table:
+    """Each claim with its verdict, by pair in how many runs it holds and by how much, and who else fares otherwise.
+
+    It is judged with the article's own Adadelta and L-BFGS, where they have run.
+    """
+    rows = []
+    for claim, (*others, own) in _as_the_article(verdicts).items():
+        pairs = dict.fromkeys(name.rpartition(",")[0] for name in own.runs)
+        cells = [text for pair in pairs if (text := _of_pair(own.runs, pair))]
+        differing = [f"{each.id} **{each.verdict}**" for each in others if each.verdict != own.verdict]
+        rows.append([claim, own.claim, f"**{own.verdict}**", "<br>".join(cells), "<br>".join(differing)])
+    return ["", "claim", "verdict", "by pair", "otherwise"], rows
 
 
 def readings_table(runs: Sequence[Run]) -> Table:
     """How verdicts move with the thresholds; those that no reading moves are left out."""
-    found = {name: {each.id: each.verdict for each in judge_all(runs, by)} for name, by in READINGS.items()}
+    found = {
+        name: {claim: each[-1].verdict for claim, each in _as_the_article(judge_all(runs, by)).items()}
+        for name, by in READINGS.items()
+    }
     rows = []
     for claim, stated in found["as stated"].items():
         others = [found[name][claim] for name in READINGS]

@@ -96,10 +96,10 @@ def summary_rows(arms: Iterable[Arm]) -> list[dict[str, Any]]:
 Table = tuple[list[str], list[list[str]]]
 
 
-def markdown(table: Table) -> str:
-    """A table as Markdown; numbers stand to the right."""
+def markdown(table: Table, cells: str = "---:") -> str:
+    """A table as Markdown; the cells after the first of a row stand to the right, as numbers do, words by `---`."""
     head, rows = table
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    lines = [head, ["---"] + [cells] * (len(head) - 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
