@@ -199,7 +199,8 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
         if arm in colours:
             axes.fill_between(spent, low, high, color=colours[arm], alpha=0.07, lw=0)
             label = f"{arm} {_rate(field, arm)}".strip()
-            axes.plot(spent, middle, color=colours[arm], lw=2, label=label, zorder=3)
+            width = 4 if arm == next(iter(colours)) else 2
+            axes.plot(spent, middle, color=colours[arm], lw=width, label=label, zorder=3)
             top = max(top, float(middle[np.searchsorted(spent, min(10, field.budget))]))
         else:
             axes.plot(spent, middle, color="#9aa3b0", lw=0.8, alpha=0.7)
@@ -209,7 +210,7 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
     _plain_ticks(axes.xaxis)
     axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]))
     _plain_ticks(axes.yaxis)
-    _legend(figure, axes, "rate for the largest budget;\ngrey: the other arms")
+    _legend(figure, axes, "broad: the best;\nrate for the largest budget;\ngrey: the other arms")
     return figure
 
 
