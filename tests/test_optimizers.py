@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxopt
 import numpy as np
 import optax
 import pytest
@@ -177,6 +178,28 @@ def test_lbfgs_directions_are_the_textbooks():
             )
         )
         iterate = new
+
+
+def test_lbfgs_walks_where_jaxopt_does():
+    """By the step sizes that ours found, over more steps than are kept."""
+    optimizer = catalogue.build("lbfgs", (("history_size", 4),))()
+    step = jax.jit(functools.partial(optimizer.step, visiting(rosenbrock)))
+    iterate = Iterate(START, rosenbrock(START))
+    state, sizes, walked = optimizer.init(iterate), [], []
+    for _ in range(12):
+        iterate, state, *_ = step(iterate, state)
+        sizes.append(optimizer.stepsize(state))
+        walked.append(iterate.image)
+    assert min(sizes) > 0
+    sizes = jnp.stack(sizes)
+    theirs = jaxopt.LBFGS(
+        lambda image: rosenbrock(image)[::2], value_and_grad=True, stepsize=lambda i: sizes[i], history_size=4
+    )
+    image, memory = START, theirs.init_state(START)
+    update = jax.jit(theirs.update)
+    for expected in walked:
+        image, memory = update(image, memory)
+        np.testing.assert_allclose(image, expected, rtol=1e-4)
 
 
 def test_scipy_lbfgs_walks_where_scipy_does():

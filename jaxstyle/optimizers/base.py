@@ -18,6 +18,14 @@ Scalar = Float[Array, ""]
 Image = Float[Array, "height width 3"]
 
 
+def inner(one: Image, other: Image) -> Scalar:
+    """Σ of the products, in the shape that the images have.
+
+    `jnp.vdot` flattens them, and XLA gathers for that what lies on several devices in uneven parts.
+    """
+    return jnp.tensordot(one, other, one.ndim, precision="highest")
+
+
 class Iterate(NamedTuple):
     """An image and the objective there."""
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int
 
-from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit, is_unseen
+from jaxstyle.optimizers.base import Image, Iterate, Scalar, Visit, inner, is_unseen
 
 #: Relative rounding error of a float32 total: sums of some 1e6 squares, in pairs.
 ROUNDING = 1e-6
@@ -66,8 +66,8 @@ def attempt(visit: Visit, start: Iterate, direction: Image, t: Scalar) -> Trial:
     image = start.image + t * direction
     iterate = visit(image)
     free = direction if visit.free is None else visit.free(image, iterate, direction)
-    slope_0 = jnp.minimum(jnp.vdot(start.evaluation.gradient, free), 0)
-    return Trial(t, iterate, slope_0, jnp.vdot(iterate.evaluation.gradient, free))
+    slope_0 = jnp.minimum(inner(start.evaluation.gradient, free), 0)
+    return Trial(t, iterate, slope_0, inner(iterate.evaluation.gradient, free))
 
 
 def judge(
@@ -124,7 +124,7 @@ def wolfe(
       curvature: c₂ in φ'(t) ≥ c₂ φ'(0), in (c₁, 1).
       max_evaluations: the search gives up after so many.
     """
-    total, slope = start.evaluation.total, jnp.vdot(start.evaluation.gradient, direction)
+    total, slope = start.evaluation.total, inner(start.evaluation.gradient, direction)
     conditions, unseen = Conditions(sufficient_decrease, curvature), is_unseen(start)
 
     def unfinished(search: Search) -> Bool[Array, ""]:

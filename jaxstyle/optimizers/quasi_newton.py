@@ -3,7 +3,8 @@
 This is the only file that knows jaxopt.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,10 @@ import jax.numpy as jnp
 import jaxopt
 import optax
 from jax import Array
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit
-from jaxstyle.optimizers.line_search import wolfe
+from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
+from jaxstyle.optimizers.line_search import Search, wolfe
 
 #: Root mean square, in pixel levels, of the first move along a direction whose length means nothing.
 FIRST_MOVE = 1.0
@@ -61,6 +62,106 @@ def _restarting(
     return Optimizer(fresh, step, lambda state, before, iterate: fresh(iterate))
 
 
+class Corrections(NamedTuple):
+    """The memory of `lbfgs`: a ring of the last steps.
+
+    Attributes:
+      gradient: at the iterate, as the search found it: pulled into other variables once more, its last bits differ.
+      count: of steps; the next goes to this modulo the length of the ring.
+      moves: s, of the image.
+      changes: y, of the gradient.
+      weights: ρ = 1 / sᵀy, or 0.
+      scale: γ, of the matrix that the corrections correct, a multiple of the identity.
+      stepsize: of the last line search.
+    """
+
+    gradient: Image
+    count: Int[Array, ""]
+    moves: Float[Array, "history height width 3"]
+    changes: Float[Array, "history height width 3"]
+    weights: Float[Array, " history"]
+    scale: Scalar
+    stepsize: Scalar
+
+
+def _no_corrections(iterate: Iterate, history_size: int) -> Corrections:
+    gradient = iterate.evaluation.gradient
+    ring, weights = (jnp.zeros((history_size, *shape), gradient.dtype) for shape in (gradient.shape, ()))
+    one = jnp.ones((), gradient.dtype)
+    return Corrections(gradient, jnp.int32(0), ring, ring, weights, scale=one, stepsize=0 * one)
+
+
+def _downhill(memory: Corrections) -> Image:
+    """-H times the gradient, by the two loops of Nocedal and Wright, algorithm 7.4."""
+    size = len(memory.weights)
+    from_oldest = (memory.count + jnp.arange(size)) % size
+
+    def back(rest: Image, i: Int[Array, ""]) -> tuple[Image, Scalar]:
+        alpha = memory.weights[i] * inner(memory.moves[i], rest)
+        return rest - alpha * memory.changes[i], alpha
+
+    def forth(found: Image, at: tuple[Int[Array, ""], Scalar]) -> tuple[Image, None]:
+        i, alpha = at
+        beta = memory.weights[i] * inner(memory.changes[i], found)
+        return found + (alpha - beta) * memory.moves[i], None
+
+    rest, alphas = jax.lax.scan(back, -memory.gradient, from_oldest, reverse=True)
+    found, _ = jax.lax.scan(forth, memory.scale * rest, (from_oldest, alphas))
+    return found
+
+
+def _remember(memory: Corrections, before: Image, search: Search) -> Corrections:
+    """The memory after a step from an image."""
+    image, (_, _, gradient) = search.iterate
+    move, change = image - before, gradient - memory.gradient
+    curvature = inner(move, change)
+    slot = memory.count % len(memory.weights)
+    moves, changes = memory.moves.at[slot].set(move), memory.changes.at[slot].set(change)
+    # Equation 7.20, from the ring as in jaxopt: from `move` and `change` its last bits would differ.
+    squares = inner(changes[slot], changes[slot])
+    return Corrections(
+        gradient,
+        memory.count + 1,
+        moves,
+        changes,
+        memory.weights.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature)),
+        scale=jnp.where(squares > 0, inner(changes[slot], moves[slot]) / squares, 1),
+        stepsize=search.stepsize,
+    )
+
+
+def lbfgs(
+    history_size: int = 10,
+    max_evaluations: int = 20,
+    sufficient_decrease: float = 1e-4,
+    curvature: float = 0.9,
+) -> Optimizer:
+    """L-BFGS, as jaxopt has it. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
+
+    jaxopt's own takes products of flattened images; see `inner`.
+
+    Args:
+      history_size: corrections kept.
+      max_evaluations: of one line search.
+      sufficient_decrease, curvature: c₁ and c₂ of the Wolfe conditions.
+    """
+    search = functools.partial(
+        wolfe,
+        max_evaluations=max_evaluations,
+        sufficient_decrease=sufficient_decrease,
+        curvature=curvature,
+    )
+
+    def advance(visit: Visit, iterate: Iterate, memory: Corrections, fresh: Bool[Array, ""]):
+        direction = _downhill(memory)
+        # A quasi-Newton direction has its length: the first trial is always 1.
+        found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), 1.0))
+        return found, _remember(memory, iterate.image, found)
+
+    optimizer = _restarting(lambda iterate: _no_corrections(iterate, history_size), advance)
+    return optimizer._replace(stepsize=lambda state: state.memory.stepsize)
+
+
 class _LineSearchStep(NamedTuple):
     """What jaxopt's solvers read from a line search."""
 
@@ -74,22 +175,37 @@ class _LineSearchStep(NamedTuple):
     num_grad_eval: Int[Array, ""]
 
 
-def _from_jaxopt(solver_type: type, search_options: Mapping[str, Any], **options: Any) -> Optimizer:
-    """A jaxopt solver on our line search.
+def nonlinear_cg(
+    method: str = "polak-ribiere",
+    max_evaluations: int = 20,
+    sufficient_decrease: float = 1e-4,
+    curvature: float = 0.1,
+) -> Optimizer:
+    """jaxopt's nonlinear conjugate gradients on our line search. Nocedal and Wright, algorithm 5.4.
 
     jaxopt's own searches inline the objective up to six times and evaluate again where it is known. The solver's
     step size carries the first trial into the search, where 0 asks for `_unscaled`, and its `aux` the search out.
-    """
 
-    def make(evaluate: Callable[[Image], tuple]) -> Any:
-        return solver_type(
+    Args:
+      method: polak-ribiere, fletcher-reeves or hestenes-stiefel.
+      max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
+    """
+    search = functools.partial(
+        wolfe,
+        max_evaluations=max_evaluations,
+        sufficient_decrease=sufficient_decrease,
+        curvature=curvature,
+    )
+
+    def make(evaluate: Callable[[Image], tuple]) -> jaxopt.NonlinearCG:
+        return jaxopt.NonlinearCG(
             evaluate,
             value_and_grad=True,
             has_aux=True,
+            method=method,
             linesearch_init="current",
             max_stepsize=0.0,
             implicit_diff=False,
-            **options,
         )
 
     def init(iterate: Iterate) -> Any:
@@ -101,11 +217,11 @@ def _from_jaxopt(solver_type: type, search_options: Mapping[str, Any], **options
             del params, value, grad
             unscaled = fresh | (init_stepsize <= 0)
             trial = jnp.where(unscaled, _unscaled(descent_direction), init_stepsize)
-            search = wolfe(visit, iterate, descent_direction, trial, **search_options)
-            image, (total, _, gradient) = search.iterate
-            count, failed = search.evaluations, ~search.accepted
-            step = _LineSearchStep(image, total, gradient, search, failed, count, count, count)
-            return search.stepsize, step
+            found = search(visit, iterate, descent_direction, trial)
+            image, (total, _, gradient) = found.iterate
+            count, failed = found.evaluations, ~found.accepted
+            step = _LineSearchStep(image, total, gradient, found, failed, count, count, count)
+            return found.stepsize, step
 
         solver = make(visit)
         solver.run_ls = run_line_search
@@ -113,54 +229,6 @@ def _from_jaxopt(solver_type: type, search_options: Mapping[str, Any], **options
         return memory.aux, memory._replace(aux=None)
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
-
-
-def lbfgs(
-    history_size: int = 10,
-    max_evaluations: int = 20,
-    sufficient_decrease: float = 1e-4,
-    curvature: float = 0.9,
-) -> Optimizer:
-    """jaxopt's L-BFGS. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
-
-    Args:
-      history_size: corrections kept.
-      max_evaluations: of one line search.
-      sufficient_decrease, curvature: c₁ and c₂ of the Wolfe conditions.
-    """
-    options = {
-        "max_evaluations": max_evaluations,
-        "sufficient_decrease": sufficient_decrease,
-        "curvature": curvature,
-    }
-    optimizer = _from_jaxopt(jaxopt.LBFGS, options, history_size=history_size)
-
-    def step(visit: Visit, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
-        # A quasi-Newton direction has its length: the first trial is always 1.
-        memory = state.memory._replace(stepsize=jnp.ones_like(state.memory.stepsize))
-        return optimizer.step(visit, iterate, state._replace(memory=memory))
-
-    return optimizer._replace(step=step)
-
-
-def nonlinear_cg(
-    method: str = "polak-ribiere",
-    max_evaluations: int = 20,
-    sufficient_decrease: float = 1e-4,
-    curvature: float = 0.1,
-) -> Optimizer:
-    """jaxopt's nonlinear conjugate gradients. Nocedal and Wright, algorithm 5.4.
-
-    Args:
-      method: polak-ribiere, fletcher-reeves or hestenes-stiefel.
-      max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
-    """
-    options = {
-        "max_evaluations": max_evaluations,
-        "sufficient_decrease": sufficient_decrease,
-        "curvature": curvature,
-    }
-    return _from_jaxopt(jaxopt.NonlinearCG, options, method=method)
 
 
 def optax_lbfgs(
@@ -176,18 +244,15 @@ def optax_lbfgs(
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
     direction = optax.lbfgs(memory_size=memory_size, linesearch=None)
+    search = functools.partial(
+        wolfe,
+        max_evaluations=max_evaluations,
+        sufficient_decrease=sufficient_decrease,
+        curvature=curvature,
+    )
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         updates, memory = direction.update(iterate.evaluation.gradient, memory, iterate.image)
-        search = wolfe(
-            visit,
-            iterate,
-            updates,
-            jnp.where(fresh, _unscaled(updates), 1.0),
-            max_evaluations=max_evaluations,
-            sufficient_decrease=sufficient_decrease,
-            curvature=curvature,
-        )
-        return search, memory
+        return search(visit, iterate, updates, jnp.where(fresh, _unscaled(updates), 1.0)), memory
 
     return _restarting(lambda iterate: direction.init(iterate.image), advance)
