@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jaxopt
 import optax
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
 from jaxstyle.optimizers.line_search import Search, wolfe
@@ -62,71 +62,43 @@ def _restarting(
     return Optimizer(fresh, step, lambda state, before, iterate: fresh(iterate))
 
 
-class Corrections(NamedTuple):
-    """The memory of `lbfgs`: a ring of the last steps.
-
-    Attributes:
-      gradient: at the iterate, as the search found it: pulled into other variables once more, its last bits differ.
-      count: of steps; the next goes to this modulo the length of the ring.
-      moves: s, of the image.
-      changes: y, of the gradient.
-      weights: ρ = 1 / sᵀy, or 0.
-      scale: γ, of the matrix that the corrections correct, a multiple of the identity.
-      stepsize: of the last line search.
-    """
-
-    gradient: Image
-    count: Int[Array, ""]
-    moves: Float[Array, "history height width 3"]
-    changes: Float[Array, "history height width 3"]
-    weights: Float[Array, " history"]
-    scale: Scalar
-    stepsize: Scalar
-
-
-def _no_corrections(iterate: Iterate, history_size: int) -> Corrections:
-    gradient = iterate.evaluation.gradient
-    ring, weights = (jnp.zeros((history_size, *shape), gradient.dtype) for shape in (gradient.shape, ()))
-    one = jnp.ones((), gradient.dtype)
-    return Corrections(gradient, jnp.int32(0), ring, ring, weights, scale=one, stepsize=0 * one)
-
-
-def _downhill(memory: Corrections) -> Image:
-    """-H times the gradient, by the two loops of Nocedal and Wright, algorithm 7.4."""
-    size = len(memory.weights)
-    from_oldest = (memory.count + jnp.arange(size)) % size
+def _downhill(memory: Any) -> Image:
+    """-H times the gradient, by the two loops of Nocedal and Wright, algorithm 7.4, from a state of jaxopt's."""
+    moves, changes, weights = memory.s_history, memory.y_history, memory.rho_history
+    from_oldest = (memory.iter_num + jnp.arange(len(weights))) % len(weights)
 
     def back(rest: Image, i: Int[Array, ""]) -> tuple[Image, Scalar]:
-        alpha = memory.weights[i] * inner(memory.moves[i], rest)
-        return rest - alpha * memory.changes[i], alpha
+        alpha = weights[i] * inner(moves[i], rest)
+        return rest - alpha * changes[i], alpha
 
     def forth(found: Image, at: tuple[Int[Array, ""], Scalar]) -> tuple[Image, None]:
         i, alpha = at
-        beta = memory.weights[i] * inner(memory.changes[i], found)
-        return found + (alpha - beta) * memory.moves[i], None
+        beta = weights[i] * inner(changes[i], found)
+        return found + (alpha - beta) * moves[i], None
 
-    rest, alphas = jax.lax.scan(back, -memory.gradient, from_oldest, reverse=True)
-    found, _ = jax.lax.scan(forth, memory.scale * rest, (from_oldest, alphas))
+    # The gradient as the search found it: pulled into other variables once more, its last bits differ.
+    rest, alphas = jax.lax.scan(back, -memory.grad, from_oldest, reverse=True)
+    found, _ = jax.lax.scan(forth, memory.gamma * rest, (from_oldest, alphas))
     return found
 
 
-def _remember(memory: Corrections, before: Image, search: Search) -> Corrections:
-    """The memory after a step from an image."""
+def _remember(memory: Any, before: Image, search: Search) -> Any:
+    """jaxopt's state after a step from an image; what only jaxopt's loop reads stays as it began."""
     image, (_, _, gradient) = search.iterate
-    move, change = image - before, gradient - memory.gradient
+    move, change = image - before, gradient - memory.grad
     curvature = inner(move, change)
-    slot = memory.count % len(memory.weights)
-    moves, changes = memory.moves.at[slot].set(move), memory.changes.at[slot].set(change)
-    # Equation 7.20, from the ring as in jaxopt: from `move` and `change` its last bits would differ.
+    slot = memory.iter_num % len(memory.rho_history)
+    moves, changes = memory.s_history.at[slot].set(move), memory.y_history.at[slot].set(change)
+    # Equation 7.20, from the history as in jaxopt: from `move` and `change` its last bits would differ.
     squares = inner(changes[slot], changes[slot])
-    return Corrections(
-        gradient,
-        memory.count + 1,
-        moves,
-        changes,
-        memory.weights.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature)),
-        scale=jnp.where(squares > 0, inner(changes[slot], moves[slot]) / squares, 1),
+    return memory._replace(
+        iter_num=memory.iter_num + 1,
+        grad=gradient,
         stepsize=search.stepsize,
+        s_history=moves,
+        y_history=changes,
+        rho_history=memory.rho_history.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature)),
+        gamma=jnp.where(squares > 0, inner(changes[slot], moves[slot]) / squares, 1),
     )
 
 
@@ -136,9 +108,9 @@ def lbfgs(
     sufficient_decrease: float = 1e-4,
     curvature: float = 0.9,
 ) -> Optimizer:
-    """L-BFGS, as jaxopt has it. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
+    """jaxopt's L-BFGS, to the bit. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
 
-    jaxopt's own takes products of flattened images; see `inner`.
+    The state is jaxopt's. Its own step takes products of flattened images; see `inner`.
 
     Args:
       history_size: corrections kept.
@@ -152,14 +124,20 @@ def lbfgs(
         curvature=curvature,
     )
 
-    def advance(visit: Visit, iterate: Iterate, memory: Corrections, fresh: Bool[Array, ""]):
+    def init(iterate: Iterate) -> Any:
+        total, _, gradient = iterate.evaluation
+        solver = jaxopt.LBFGS(
+            lambda _: (total, gradient), value_and_grad=True, history_size=history_size, max_stepsize=0.0
+        )
+        return solver.init_state(iterate.image)
+
+    def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         direction = _downhill(memory)
         # A quasi-Newton direction has its length: the first trial is always 1.
         found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), 1.0))
         return found, _remember(memory, iterate.image, found)
 
-    optimizer = _restarting(lambda iterate: _no_corrections(iterate, history_size), advance)
-    return optimizer._replace(stepsize=lambda state: state.memory.stepsize)
+    return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
 
 class _LineSearchStep(NamedTuple):
