@@ -10,7 +10,6 @@ claims mean is in `curves`.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -326,10 +325,12 @@ def _best_and_fastest(curves: Curves, _: Reading, __: Sequence[Curves]) -> Findi
     goal = min(numbers[name]["late"] for name in others)
     for name, curve in curves.items():
         numbers[name] |= cost(curve, goal)
-    own, fewest = numbers["lbfgs"]["evaluations"], min(numbers[name]["evaluations"] for name in others)
+    first = min(others, key=lambda name: numbers[name]["late"])  # has it at its end at the latest
+    fewest = min(float(curves[first].evaluations[-1]), *(numbers[name]["evaluations"] for name in others))
+    own = numbers["lbfgs"]["evaluations"]
     effect = {
         "late lbfgs/best other": numbers["lbfgs"]["late"] / goal,
-        "evaluations lbfgs/fewest other": own / fewest if math.isfinite(fewest) else 0.0,
+        "evaluations lbfgs/fewest other": own / fewest,
     }
     return Finding(
         numbers["lbfgs"]["late"] < goal and own < fewest, effect, {"loss to reach": goal, **numbers}
