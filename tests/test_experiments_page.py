@@ -1,10 +1,13 @@
-"""docs/experiments.md: what the study's notebook printed, beside what was measured here."""
+"""docs/experiments.md: tables of the committed curves; what the notebook printed, beside what was measured here."""
 
 import csv
 import json
 import pathlib
 
 import pytest
+
+from experiments import article as command
+from jaxstyle.lab import article
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
@@ -47,3 +50,10 @@ def test_optimizers_that_do_not_swing_yet_are_at_what_was_printed(printed):
             assert seeds == pytest.approx([loss] * 3, rel=0.004)
         if name == "adagrad":
             assert seeds == pytest.approx([loss] * 3, rel=0.02)
+
+
+def test_the_tables_of_the_page_are_made_of_the_committed_curves():
+    page = (DOCS / "experiments.md").read_text("utf-8")
+    made = command.tables(article.unpack((DOCS / "experiments" / "curves.npz").read_bytes()))
+    for name, table in made.items():
+        assert page.partition(f"<!-- {name} -->\n")[2].startswith(table), name
