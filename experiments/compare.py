@@ -183,7 +183,8 @@ def main() -> None:
     specs = records.labels(texts)
     # A laboratory is explicit: nothing that suits one arm alone is done without being asked for.
     variables = base.parametrization or "pixels"
-    base = dataclasses.replace(base, scales=base.scales or 1, parametrization=variables)
+    schedule = {"scales": base.scales or 1, "steps": base.steps or inputs.STEPS}
+    base = dataclasses.replace(base, parametrization=variables, **schedule)
     for text in specs.values():
         arm.parse_optimizer(dataclasses.replace(base, optimizer=text))
     found = plan(base, pairs or (), seeds)

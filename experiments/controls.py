@@ -116,7 +116,9 @@ FRAMES = 24
 
 
 def text(value: Any) -> str:
-    """A default as the page has it: numbers in their fewest digits."""
+    """A default as the page has it: numbers in their fewest digits, and nothing for what suits the others."""
+    if value is None:
+        return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -211,7 +213,8 @@ def command(chosen: Mapping[str, str]) -> Command:
         if name not in ("content", "style", "optimizer", "against") and chosen[name] != defaults[name]
     ]
     name = inputs.run_name(given)
-    flags.append(f"--save_every={max(1, round(given.steps / FRAMES))}")
+    steps = given.steps or (inputs.STEPS if against else inputs.with_schedule(given).steps)
+    flags.append(f"--save_every={max(1, round(steps / FRAMES))}")
     if against:
         return Command(
             "compare", (*flags, f"--optimizer={given.optimizer}", f"--optimizer={against}"), f"compare-{name}"
@@ -223,9 +226,10 @@ def command(chosen: Mapping[str, str]) -> Command:
 
 def trials(chosen: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Flags of `stylize` for a dry run of each optimizer that is chosen."""
-    one = command(dict(chosen) | {"against": ""})
+    alone = dict(chosen) | {"against": ""}
     if not chosen.get("against"):
-        return [one.flags]
-    other = command(dict(chosen) | {"optimizer": chosen["against"], "against": ""})
+        return [command(alone).flags]
     # As compare has it by default.
-    return [(*each.flags, "--scales=1", "--parametrization=pixels") for each in (one, other)]
+    alone["steps"] = alone.get("steps") or str(inputs.STEPS)
+    arms = command(alone), command(alone | {"optimizer": chosen["against"]})
+    return [(*each.flags, "--scales=1", "--parametrization=pixels") for each in arms]

@@ -95,7 +95,7 @@ def complete(
             given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
             posed = task.pose(given, cache)
             arm.complete(posed, given.optimizer, folder, cache, conduct)
-            *_, before, _ = 0, *inputs.last_steps(given.steps, len(posed.shapes))
+            *_, before, _ = 0, *inputs.last_steps(posed.settings.steps, len(posed.shapes))
             metrics = journal.read_metrics(folder / "metrics.csv")[before:]  # of the last scale
             seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
             steps = (

@@ -152,7 +152,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
             return
         print("compiling …", flush=True)
         preview = request.preview
-        with tqdm(total=given.steps, unit="step", disable=None) as bar:
+        with tqdm(total=posed.settings.steps, unit="step", disable=None) as bar:
 
             def report(row: np.ndarray) -> None:
                 bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)

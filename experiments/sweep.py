@@ -189,7 +189,7 @@ def main() -> None:
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
         raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
-    posed = task.pose(dataclasses.replace(given, scales=1), cache)
+    posed = task.pose(dataclasses.replace(given, scales=1, steps=given.steps or inputs.STEPS), cache)
     record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
     name = f"sweep-{inputs.run_name(given)}"
     directory = workdir.find(launch.RUNS, name, record) if where is None else pathlib.Path(where)

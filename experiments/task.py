@@ -199,7 +199,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
       UserError: a file or a flag cannot be used.
     """
     form = read_form(settings)
-    settings = inputs.with_scales(settings)
+    settings = inputs.with_schedule(settings)
     network = load(settings, cache)
     recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
     deepest = max(*recipe.content_layers, *recipe.style_layers)

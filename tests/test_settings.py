@@ -92,3 +92,27 @@ def test_what_the_flags_leave_open_suits_the_style_loss_and_is_recorded(given, n
     found = settings.parse(settings.record(inputs.with_recipe(given, recipe, (32, 32, 3))))
     assert (found.style_loss, found.style_weight) == (name, weight)
     assert dict(inputs.parse_layer("style_layer", each, list(layers)) for each in found.style_layer) == layers
+
+
+@pytest.mark.parametrize(
+    ("given", "scales", "steps"),
+    [
+        ({}, 1, 48),
+        ({"size": "509x300"}, 1, 48),
+        ({"steps": 60}, 1, 60),
+        ({"scales": 3}, 3, 80),
+        ({"scales": 1}, 1, 48),
+        ({"optimizer": "optax-lbfgs:memory_size=5@pixels"}, 1, 48),
+        ({"size": "359"}, 2, 80),
+        ({"size": "510"}, 4, 80),
+        ({"init": "noise"}, 3, 80),
+        ({"style_loss": "gram"}, 3, 80),
+        ({"content_loss": "self_similarity"}, 3, 80),
+        ({"optimizer": "adam:learning_rate=3"}, 3, 80),
+        ({"loss": "ivanov2017"}, 1, 80),
+    ],
+)
+def test_a_photo_of_a_common_size_is_painted_at_once_by_default(given, scales, steps):
+    found = inputs.with_schedule(Settings(**given))
+    assert (found.scales, found.steps) == (scales, steps)
+    assert inputs.with_schedule(settings.parse(settings.record(found))) == found

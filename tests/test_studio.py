@@ -53,7 +53,7 @@ def wait_for(condition, seconds=120):
 def test_the_command_of_a_choice_has_what_differs_from_the_defaults():
     plain = controls.command(CHOSEN | controls.values(settings.Settings()) | CHOSEN)
     assert plain == (
-        *("stylize", ("--content=sample:cat", "--style=sample:night", "--save_every=3")),
+        *("stylize", ("--content=sample:cat", "--style=sample:night", "--save_every=2")),
         "cat-night",
     )
     found = controls.command(
@@ -70,7 +70,7 @@ def test_two_optimizers_are_a_comparison_and_two_dry_runs():
     assert (found.name, found.run) == ("compare", "compare-cat-night")
     assert found.flags[-2:] == ("--optimizer=lbfgs", "--optimizer=adam:learning_rate=3")
     one, two = controls.trials(CHOSEN | {"against": "adam:learning_rate=3"})
-    assert {"--scales=1", "--parametrization=pixels"} <= set(one) & set(two)
+    assert {"--scales=1", "--parametrization=pixels", "--steps=80"} <= set(one) & set(two)
     assert set(two) - set(one) == {"--optimizer=adam:learning_rate=3"}
 
 

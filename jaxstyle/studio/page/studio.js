@@ -125,7 +125,7 @@ function number(control) {
     return (value) => { select.value = value; };
   }
   const [min, max, step] = control.span;
-  const typed = make("input", { type: "number", min: control.free ? 1 : min, step: 1 });
+  const typed = make("input", { type: "number", min: control.free ? 1 : min, step: 1, placeholder: "auto" });
   if (!control.free) {
     label.append(typed);
     typed.oninput = () => set(control.flag, typed.value);
