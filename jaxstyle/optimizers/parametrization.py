@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 
 from jaxstyle.errors import UserError
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Visit
@@ -63,7 +63,12 @@ def _filter(image: Image, exponent: float) -> Image:
     by_row = _lines(jnp.fft.rfft, image.transpose(2, 0, 1))
     by_column = _lines(jnp.fft.fft, by_row.transpose(0, 2, 1)) * scales.T[None]
     by_row = _lines(jnp.fft.ifft, by_column).transpose(0, 2, 1)
-    return _lines(functools.partial(jnp.fft.irfft, n=width), by_row).transpose(1, 2, 0).astype(image.dtype)
+    return _inverse(by_row, width).astype(image.dtype)
+
+
+def _inverse(by_row: Complex[Array, "3 height half"], width: int) -> Image:
+    """The image whose rows were transformed."""
+    return _lines(functools.partial(jnp.fft.irfft, n=width), by_row).transpose(1, 2, 0)
 
 
 def _lines(transform: Callable[[Array], Array], lines: Array) -> Array:
@@ -94,11 +99,11 @@ def _scale_in_parts(image: Image, scales: Float[Array, "height half"], parts: in
     half, rows, columns = scales.shape[1], (0, -height % parts), (0, -scales.shape[1] % parts)
 
     def scale(image: Image, scales: Float[Array, "height part"]) -> Image:
-        by_row = jnp.pad(jnp.fft.rfft(image, axis=1), ((0, 0), columns, (0, 0)))
-        by_column = jax.lax.all_to_all(by_row, "rows", 1, 0, tiled=True)[:height]
-        scaled = jnp.fft.ifft(jnp.fft.fft(by_column, axis=0) * scales[..., None], axis=0)
-        by_row = jax.lax.all_to_all(jnp.pad(scaled, (rows, (0, 0), (0, 0))), "rows", 0, 1, tiled=True)
-        return jnp.fft.irfft(by_row[:, :half], n=width, axis=1)
+        by_row = jnp.pad(_lines(jnp.fft.rfft, image.transpose(2, 0, 1)), ((0, 0), (0, 0), columns))
+        by_column = jax.lax.all_to_all(by_row, "rows", 2, 1, tiled=True)[:, :height].transpose(0, 2, 1)
+        scaled = _lines(jnp.fft.ifft, _lines(jnp.fft.fft, by_column) * scales.T[None]).transpose(0, 2, 1)
+        by_row = jax.lax.all_to_all(jnp.pad(scaled, ((0, 0), rows, (0, 0))), "rows", 1, 2, tiled=True)
+        return _inverse(by_row[..., :half], width)
 
     given, wanted = PartitionSpec("rows"), PartitionSpec(None, "rows")
     apart = jax.shard_map(scale, in_specs=(given, wanted), out_specs=given)
