@@ -684,7 +684,18 @@ def test_the_commands_are_listed_with_a_line_each():
         [sys.executable, "-m", "experiments"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     names = [line.split()[2].removeprefix("experiments.") for line in done.stdout.splitlines()[:-1]]
-    known = ["benchmark", "compare", "measure", "plane", "studio", "study", "stylize", "sweep", "verify"]
+    known = [
+        "article",
+        "benchmark",
+        "compare",
+        "measure",
+        "plane",
+        "studio",
+        "study",
+        "stylize",
+        "sweep",
+        "verify",
+    ]
     assert names == known
 
 
