@@ -1,7 +1,7 @@
 """What a training step moves between devices and holds on each, from its compiled program: a JSON line a number.
 
-    python tests/spread.py --size=1024x1024 --devices=1,2,4,8 --optimizer=adam
-    python tests/spread.py --size=37x301 --devices=1,4 --optimizer=adam --narrow --steps=2
+    PYTHONPATH=. python tests/spread.py --size=1024x1024 --devices=1,2,4,8 --optimizer=adam
+    PYTHONPATH=. python tests/spread.py --size=37x301 --devices=1,4 --optimizer=adam --narrow --steps=2
 
 The devices are virtual ones of this CPU. With `--steps` so many are made as well, from noise, and a row tells how far
 the first gradient and the last image are from those of the first number of devices, relative to their largest value.
