@@ -79,22 +79,12 @@ def read_curves(path: pathlib.Path) -> list[article.Run]:
         raise UserError(f"--curves={path}: no curves of the experiments: {error}") from error
 
 
-def tables(runs: Sequence[article.Run]) -> dict[str, str]:
-    """The tables of the page, in Markdown, by name."""
-    at_300 = [run for run in runs if run.experiment != "experiment2"]
-    return {
-        "verdicts": records.markdown(article.verdicts_table(article.judge_all(runs)), "---"),
-        "readings": records.markdown(article.readings_table(runs), "---"),
-        "losses": records.markdown(article.losses_table(at_300)),
-    }
-
-
 def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
     """Writes the curves and all that is made of them."""
     files.write_atomically(directory / "curves.npz", article.pack(runs))
     rows = [article.row(verdict) for verdict in article.judge_all(runs)]
     files.write_atomically(directory / "claims.json", json.dumps(rows, indent=1).encode() + b"\n")
-    text = "\n".join(f"<!-- {name} -->\n{table}" for name, table in tables(runs).items())
+    text = "\n".join(f"<!-- {name} -->\n{table}" for name, table in article.tables(runs).items())
     files.write_atomically(directory / "tables.md", text.encode())
     for name in dict.fromkeys(run.experiment for run in runs):
         arms = [article.arm_of(run) for run in runs if run.experiment == name]

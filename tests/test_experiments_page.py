@@ -6,7 +6,6 @@ import pathlib
 
 import pytest
 
-from experiments import article as command
 from jaxstyle.lab import article
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
@@ -54,6 +53,6 @@ def test_optimizers_that_do_not_swing_yet_are_at_what_was_printed(printed):
 
 def test_the_tables_of_the_page_are_made_of_the_committed_curves():
     page = (DOCS / "experiments.md").read_text("utf-8")
-    made = command.tables(article.unpack((DOCS / "experiments" / "curves.npz").read_bytes()))
+    made = article.tables(article.unpack((DOCS / "experiments" / "curves.npz").read_bytes()))
     for name, table in made.items():
         assert page.partition(f"<!-- {name} -->\n")[2].startswith(table), name

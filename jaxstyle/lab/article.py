@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxstyle.lab import claims
 from jaxstyle.lab.curves import STATED, Curve, Reading
-from jaxstyle.lab.records import Arm, Table
+from jaxstyle.lab.records import Arm, Table, markdown
 
 #: The experiment whose runs the claims of another compare it with.
 AGAINST: Mapping[str, str] = {"experiment2": "experiment1"}
@@ -247,3 +247,13 @@ def losses_table(runs: Sequence[Run]) -> Table:
             [f"`{label.replace('-learning_rate=', '` at ')}" + "`" * ("-learning_rate=" not in label), *cells]
         )
     return ["evaluations, pair", *(f"{budget}, {pair}" for budget, pair in losses)], rows
+
+
+def tables(runs: Sequence[Run]) -> dict[str, str]:
+    """The tables of the page, in Markdown, by name; losses are those at 300 pixels, not those of experiment 2."""
+    at_300 = [run for run in runs if run.experiment != "experiment2"]
+    return {
+        "verdicts": markdown(verdicts_table(judge_all(runs)), "---"),
+        "readings": markdown(readings_table(runs), "---"),
+        "losses": markdown(losses_table(at_300)),
+    }
