@@ -36,8 +36,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/article", "Where the command wri
 #: The pairs' letters by what their pictures are called.
 _LETTERS = {
     " + ".join(pathlib.PurePath(name).name for name in pictures): letter
-    for letter, (samples, study) in ARTICLE.items()
-    for pictures in ((samples[0], samples[1]), study)
+    for letter, both in ARTICLE.items()
+    for pictures in both
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxstyle.lab import claims
 from jaxstyle.lab.curves import STATED, Curve, Reading
-from jaxstyle.lab.records import Arm, Table, markdown
+from jaxstyle.lab.records import Arm, Table, loss_within, markdown
 
 #: The experiment whose runs the claims of another compare it with.
 AGAINST: Mapping[str, str] = {"experiment2": "experiment1"}
@@ -143,10 +143,8 @@ def arm_of(run: Run) -> Arm:
     """The run as figures want it: rows whose terms are not known, and no picture."""
     curve = run.curve
     rows = np.full((len(curve.total), 7), np.nan)
-    rows[:, 0], rows[:, 1:4] = (
-        np.arange(len(rows)),
-        np.stack([curve.evaluations, curve.seconds, curve.total], 1),
-    )
+    rows[:, 0] = np.arange(len(rows))
+    rows[:, 1:4] = np.stack([curve.evaluations, curve.seconds, curve.total], 1)
     return Arm(run.label, run.label, run.pair, run.seed, curve.status, {}, rows, None)
 
 
@@ -218,12 +216,6 @@ def _longest(runs: Iterable[Run]) -> dict[tuple[str, str, int], Run]:
     return found
 
 
-def _within(curve: Curve, budget: float) -> float | None:
-    """The loss of the last iterate that so many evaluations pay for; None if the run ended before."""
-    paid = np.flatnonzero(curve.evaluations <= budget)
-    return float(curve.total[paid[-1]]) if len(paid) and curve.evaluations[-1] >= budget else None
-
-
 def losses_table(runs: Sequence[Run]) -> Table:
     """Loss in thousands by evaluations and pair, medians over seeds; bold within 5 % of the lowest of its column."""
     longest = _longest(runs)
@@ -232,7 +224,7 @@ def losses_table(runs: Sequence[Run]) -> Table:
         for pair in sorted({pair for _, pair, _ in longest}):
             by_label: dict[str, list[float]] = {}
             for (label, own, _), run in longest.items():
-                if own == pair and (loss := _within(run.curve, budget)) is not None:
+                if own == pair and (loss := loss_within(arm_of(run), "evaluations", budget)) is not None:
                     by_label.setdefault(label, []).append(loss / 1e3)
             if by_label:
                 losses[budget, pair] = {label: float(np.median(each)) for label, each in by_label.items()}
