@@ -106,7 +106,7 @@ class Settings:
     )
     style_weight: float | None = _number(
         None,
-        "Weight of the style loss; by default what suits --loss and --style_loss: 1 for wasserstein, 10 for gram.",
+        "Weight of the style loss; by default what suits --loss and --style_loss: 1.25 for wasserstein, 10 for gram.",
         lower_bound=0,
     )
     tv_weight: float | None = _number(
@@ -177,7 +177,7 @@ class Settings:
     )
     steps: int | None = _count(
         None,
-        "Iterations of the optimizer, shared out among the --scales. By default 80, and 48 at one size of 360 to "
+        "Iterations of the optimizer, shared out among the --scales. By default 80, and 44 at one size of 360 to "
         "509 pixels from the photo with wasserstein and a line search, as lbfgs has.",
         lower_bound=1,
         upper_bound=10**6,

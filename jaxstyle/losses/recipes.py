@@ -53,7 +53,7 @@ RECIPES = {
 STYLE_LOSS = {"gatys": "wasserstein", "ivanov2017": "gram"}
 
 #: Style weights that suit a style loss other than Gram matrices: as much of the photo is left (docs/styles.md).
-STYLE_WEIGHTS = {"wasserstein": 1.0, "sliced": 4.0, "rot": 3.0}
+STYLE_WEIGHTS = {"wasserstein": 1.25, "sliced": 4.0, "rot": 3.0}
 
 _BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1) for c in range(1, count + 1)]
 
