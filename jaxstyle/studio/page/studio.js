@@ -214,13 +214,15 @@ function watch(name) {
   look();
 }
 
-let timer;
+let timer, painting = false;
 async function look() {
   clearTimeout(timer);
   let busy = false;
   try {
     const runs = await ask("runs");
     busy = runs.some((run) => ["waiting", "running", "stopping"].includes(run.state));
+    if (painting && !busy) settle(); // what no estimate could be made beside
+    painting = busy;
     hang(runs);
     if (watched === null && runs.length) watched = runs[0].name;
     if (watched !== null) show(await ask(`runs/${place(watched)}`));
