@@ -25,12 +25,18 @@ def spread(*arguments):
 
 @pytest.mark.parametrize(
     ("size", "optimizer", "transposed"),
-    [("40x320", "adam", set()), ("37x301", "lbfgs", set()), ("37x301", "lbfgs@fourier", {"all-to-all"})],
+    [
+        ("40x320", "adam", set()),
+        ("37x301", "lbfgs", set()),
+        ("37x301", "nonlinear-cg", set()),
+        ("37x301", "lbfgs@fourier", {"all-to-all"}),
+    ],
 )
 def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
     """301 rows do not divide by four devices and the sixteen of block 5, nor 19 columns of a transform.
 
-    Nor is an image gathered to be flattened for the products of L-BFGS, whose history each device has a part of.
+    Nor is an image gathered to be flattened for the products of L-BFGS, whose history each device has a part of, or
+    of conjugate gradients.
     """
     one, four = spread(f"--size={size}", f"--optimizer={optimizer}", "--steps=1")
     assert one["collectives"] == {}

@@ -1,6 +1,7 @@
 """Every optimizer on a quadratic and on a small problem of the real kind, and against textbook forms."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +201,36 @@ def test_lbfgs_walks_where_jaxopt_does():
     for expected in walked:
         image, memory = update(image, memory)
         np.testing.assert_allclose(image, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["polak-ribiere", "fletcher-reeves", "hestenes-stiefel"])
+def test_conjugate_gradients_walk_where_those_of_jaxopt_do(method):
+    """By the step sizes that ours found."""
+    optimizer = catalogue.build("nonlinear-cg", (("method", method),))()
+    step = jax.jit(functools.partial(optimizer.step, visiting(quadratic)))
+    iterate = Iterate(START, quadratic(START))
+    theirs = jaxopt.NonlinearCG(
+        lambda image: quadratic(image)[::2],
+        value_and_grad=True,
+        method=method,
+        linesearch_init="current",
+        max_stepsize=0.0,
+    )
+
+    def move(size, image, value, gradient, direction, *_):
+        image = image + size * direction
+        value, _, gradient = quadratic(image)
+        counts = dict.fromkeys(("iter_num", "num_fun_eval", "num_grad_eval"), jnp.int32(0))
+        found = types.SimpleNamespace(params=image, value=value, grad=gradient, aux=None, **counts)
+        return size, found
+
+    theirs.run_ls = move
+    state, memory, image = optimizer.init(iterate), theirs.init_state(START), START
+    for _ in range(6):
+        iterate, state, *_ = step(iterate, state)
+        assert optimizer.stepsize(state) > 0
+        image, memory = theirs.update(image, memory._replace(stepsize=optimizer.stepsize(state)))
+        np.testing.assert_allclose(image, iterate.image, rtol=1e-3)
 
 
 def test_scipy_lbfgs_walks_where_scipy_does():

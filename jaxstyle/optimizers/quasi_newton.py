@@ -140,17 +140,16 @@ def lbfgs(
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
 
-class _LineSearchStep(NamedTuple):
-    """What jaxopt's solvers read from a line search."""
+#: Of nonlinear conjugate gradients: the coefficient of the direction before, as numerator and denominator, from the
+#: gradients before and after and that direction. Nocedal and Wright, equations 5.44, 5.41a and 5.45.
+COEFFICIENTS = {
+    "polak-ribiere": lambda g, after, d: (inner(after - g, after), inner(g, g)),
+    "fletcher-reeves": lambda g, after, d: (inner(after, after), inner(g, g)),
+    "hestenes-stiefel": lambda g, after, d: (inner(after - g, after), inner(after - g, d)),
+}
 
-    params: Image
-    value: Scalar
-    grad: Image
-    aux: Any
-    failed: Bool[Array, ""]
-    iter_num: Int[Array, ""]
-    num_fun_eval: Int[Array, ""]
-    num_grad_eval: Int[Array, ""]
+#: The least denominator, as in jaxopt.
+LEAST = 1e-6
 
 
 def nonlinear_cg(
@@ -161,8 +160,8 @@ def nonlinear_cg(
 ) -> Optimizer:
     """jaxopt's nonlinear conjugate gradients on our line search. Nocedal and Wright, algorithm 5.4.
 
-    jaxopt's own searches inline the objective up to six times and evaluate again where it is known. The solver's
-    step size carries the first trial into the search, where 0 asks for `_unscaled`, and its `aux` the search out.
+    jaxopt's own searches inline the objective up to six times and evaluate again where it is known. As for `lbfgs`,
+    the state is jaxopt's and the products are ours. Its step size is the next first trial; 0 asks for `_unscaled`.
 
     Args:
       method: polak-ribiere, fletcher-reeves or hestenes-stiefel.
@@ -175,36 +174,21 @@ def nonlinear_cg(
         curvature=curvature,
     )
 
-    def make(evaluate: Callable[[Image], tuple]) -> jaxopt.NonlinearCG:
-        return jaxopt.NonlinearCG(
-            evaluate,
-            value_and_grad=True,
-            has_aux=True,
-            method=method,
-            linesearch_init="current",
-            max_stepsize=0.0,
-            implicit_diff=False,
-        )
-
     def init(iterate: Iterate) -> Any:
         total, _, gradient = iterate.evaluation
-        return make(lambda _: ((total, None), gradient)).init_state(iterate.image)
+        solver = jaxopt.NonlinearCG(lambda _: (total, gradient), value_and_grad=True, max_stepsize=0.0)
+        return solver.init_state(iterate.image)
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
-        def run_line_search(init_stepsize, params, value, grad, descent_direction, *_, **__):
-            del params, value, grad
-            unscaled = fresh | (init_stepsize <= 0)
-            trial = jnp.where(unscaled, _unscaled(descent_direction), init_stepsize)
-            found = search(visit, iterate, descent_direction, trial)
-            image, (total, _, gradient) = found.iterate
-            count, failed = found.evaluations, ~found.accepted
-            step = _LineSearchStep(image, total, gradient, found, failed, count, count, count)
-            return found.stepsize, step
-
-        solver = make(visit)
-        solver.run_ls = run_line_search
-        _, memory = solver.update(iterate.image, memory)
-        return memory.aux, memory._replace(aux=None)
+        direction = memory.descent_direction
+        unscaled = fresh | (memory.stepsize <= 0)
+        found = search(visit, iterate, direction, jnp.where(unscaled, _unscaled(direction), memory.stepsize))
+        gradient = found.iterate.evaluation.gradient
+        above, below = COEFFICIENTS[method](memory.grad, gradient, direction)
+        turned = jnp.maximum(above / jnp.maximum(below, LEAST), 0) * direction - gradient
+        return found, memory._replace(
+            iter_num=memory.iter_num + 1, stepsize=found.stepsize, grad=gradient, descent_direction=turned
+        )
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
