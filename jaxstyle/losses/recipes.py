@@ -52,7 +52,8 @@ RECIPES = {
 #: pairs (docs/styles.md); the study had Gram matrices.
 STYLE_LOSS = {"gatys": "wasserstein", "ivanov2017": "gram"}
 
-#: Style weights that suit a style loss other than Gram matrices: as much of the photo is left (docs/styles.md).
+#: Style weights that suit a style loss other than Gram matrices, by what is left of the photo (docs/styles.md; for
+#: `wasserstein` docs/performance.md, "How many sizes and steps").
 STYLE_WEIGHTS = {"wasserstein": 1.25, "sliced": 4.0, "rot": 3.0}
 
 _BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1) for c in range(1, count + 1)]
