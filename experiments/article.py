@@ -4,9 +4,9 @@ python -m experiments.article --workdir=runs/article
 python -m experiments.article --curves=docs/experiments/curves.npz --workdir=runs/remade
 
 Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons with --claims
-(--comparison), and keeps their curves in curves.npz; or takes such a file. All else is made of the curves:
-claims.json, a figure of each experiment, and in tables.md the verdicts by pair, how they move with the thresholds
-of the words, and losses by evaluations.
+(--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file. All
+else is made of the curves: claims.json, a figure of each experiment, and in tables.md the verdicts by pair, how they
+move with the thresholds of the words, and losses by evaluations.
 """
 
 import json
@@ -41,8 +41,8 @@ _LETTERS = {
 }
 
 
-def read_comparison(directory: pathlib.Path) -> list[article.Run]:
-    """The arms of a comparison that have ended.
+def read_comparison(directory: pathlib.Path) -> list[tuple[str, records.Arm]]:
+    """The arms of a comparison that have ended, each with its experiment, and the letter of its pair.
 
     Raises:
       UserError: it is none, or has no --claims.
@@ -62,8 +62,7 @@ def read_comparison(directory: pathlib.Path) -> list[article.Run]:
         )
         arm = records.read_arm(folder, label)
         if arm and arm.status in ("finished", "diverged"):
-            run = article.run_of(experiment[1], arm)
-            found.append(run._replace(pair=_LETTERS.get(run.pair, run.pair)))
+            found.append((experiment[1], arm._replace(pair=_LETTERS.get(arm.pair, arm.pair))))
     return found
 
 
@@ -92,10 +91,10 @@ def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
         files.write_atomically(directory / f"{name}.png", figure)
 
 
-def gather(folders: Iterable[str]) -> list[article.Run]:
-    """The runs of comparisons, those of experiment 1 first."""
-    found = [run for folder in folders for run in read_comparison(pathlib.Path(folder))]
-    return sorted(found, key=lambda run: (run.experiment, run.pair, run.seed, run.label))
+def gather(folders: Iterable[str]) -> list[tuple[str, records.Arm]]:
+    """The arms of comparisons, those of experiment 1 first."""
+    found = [each for folder in folders for each in read_comparison(pathlib.Path(folder))]
+    return sorted(found, key=lambda each: (each[0], each[1].pair, each[1].seed, each[1].label))
 
 
 def main() -> None:
@@ -103,13 +102,17 @@ def main() -> None:
     if comparisons and curves:
         raise UserError("--comparison: with --curves none is read; leave one of them out")
     usual = [str(launch.RUNS / name) for name in claims.EXPERIMENTS if (launch.RUNS / name).is_dir()]
-    runs = read_curves(pathlib.Path(curves)) if curves else gather(comparisons or usual)
+    arms = [] if curves else gather(comparisons or usual)
+    runs = read_curves(pathlib.Path(curves)) if curves else [article.run_of(*each) for each in arms]
     if not runs:
         raise UserError(
             "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"
         )
     with workdir.claimed(directory):
         write(directory, runs)
+        for experiment in dict.fromkeys(name for name, _ in arms):
+            sheet = figures.pictures([arm for name, arm in arms if name == experiment])
+            files.write_atomically(directory / f"{experiment}-pictures.png", figures.png(sheet))
     print(f"tables: {directory / 'tables.md'}")
 
 

@@ -55,6 +55,14 @@ def test_verdicts_are_told_by_pair_with_what_they_turn_on(runs):
     assert "B: 1 of 1; late adam 1/lbfgs 1.20<br>B2: 0 of 1; late adam 1/lbfgs 1.40" in line
 
 
+def test_claims_stand_under_what_came_of_them(runs):
+    _, rows = article.outcomes_table(article.judge_all(runs))
+    found = {row[0]: row[1:] for row in rows}
+    assert list(found) == ["**holds**", "**mixed**"]
+    assert found["**mixed**"] == ["1", "6b Adam 1 becomes almost L-BFGS"]
+    assert found["**holds**"][0] == "3"
+
+
 def test_the_optimizers_that_the_article_ran_come_first_and_others_where_they_fare_otherwise(runs):
     scipy = [run("scipy-lbfgs", falling(4e5, 0.2), pair) for pair in ("B", "B2")]
     _, rows = article.verdicts_table(article.judge_all([*runs, *scipy]))
@@ -95,6 +103,34 @@ def test_by_step_a_greedy_optimizer_is_not_charged_its_evaluations():
     assert late["evaluation"] == pytest.approx(steps[60:67].mean(), rel=0.05)  # a third as far
 
 
+def test_size_is_judged_at_the_same_pair_against_as_many_steps():
+    """Twice the size leaves less of the start than as many steps of experiment 3, though not than all of them."""
+    small = [
+        run(f"{name}-learning_rate=10", falling(3e5, 0.02), experiment="experiment3")
+        for name in ("gd", "adadelta")
+    ]
+    large = [
+        run(f"{name}-learning_rate=10", falling(3e5, 0.03)[:101], experiment="experiment2")
+        for name in ("gd", "adadelta")
+    ]
+    (verdict,) = (each for each in article.judge_all([*small, *large]) if each.id == "2-size-1")
+    assert (verdict.verdict, list(verdict.runs)) == ("holds", ["B, seed 0"])
+    other = [each._replace(pair="B2") for each in small]
+    assert not any(each.id == "2-size-1" for each in article.judge_all([*other, *large]))
+
+
+def test_the_best_is_judged_over_all_experiments(runs):
+    lost = [
+        run("adam-learning_rate=1", falling(2e5), "B", 1),
+        run("lbfgs", falling(3e5, 0.2), "B", 1),
+    ]
+    (verdict,) = (each for each in article.judge_all([*runs, *lost]) if each.id == "best")
+    assert (verdict.verdict, verdict.held, verdict.judged) == ("holds", 2, 3)
+    assert "B, seed 1 of experiment 6" in verdict.runs
+    (verdict,) = (each for each in article.judge_all([*runs[::2], *lost]) if each.id == "best")
+    assert verdict.verdict == "mixed"
+
+
 def test_losses_are_those_that_a_budget_pays_for(runs):
     head, rows = article.losses_table(runs)
     assert head == [
@@ -104,7 +140,7 @@ def test_losses_are_those_that_a_budget_pays_for(runs):
     cells = {row[0]: row[1:] for row in rows}
     # Step 39 of L-BFGS, which has 50 evaluations then.
     assert cells["`lbfgs`"][0] == f"**{falling(3e5, 0.2)[39] / 1e3:.0f}**"
-    assert cells["`adam` at 1"][2] == f"{falling(3.6e5)[99] / 1e3:.0f}"
+    assert cells["`adam 1`"][2] == f"{falling(3.6e5)[99] / 1e3:.0f}"
 
 
 def command(*flags, cwd):
@@ -124,7 +160,7 @@ def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):
     made = tmp_path / "page"
     assert (made / "curves.npz").read_bytes() == (tmp_path / "curves.npz").read_bytes()
     verdicts = {row["id"]: row["verdict"] for row in json.loads((made / "claims.json").read_text())}
-    assert verdicts == {"6a": "holds", "6b": "mixed", "6-best": "holds"}
+    assert verdicts == {"6a": "holds", "6b": "mixed", "6-best": "holds", "best": "holds"}
     assert "<!-- readings -->" in (made / "tables.md").read_text("utf-8")
     assert (made / "experiment6.png").exists()
 

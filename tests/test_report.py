@@ -135,6 +135,21 @@ def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
     np.testing.assert_array_equal(by_evaluation.get_ydata(), arms[0].rows[:, 3])
 
 
+def test_by_one_clock_the_pairs_stand_side_by_side_under_short_names(arms):
+    named = [arm._replace(label=f"{arm.label}-learning_rate=10") for arm in arms]
+    figure = figures.losses(named, clocks=("evaluations",))
+    left, right = (axes.get_position() for axes in figure.axes)
+    assert left.y0 == right.y0
+    assert left.x1 < right.x0
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lbfgs 10", "adam 10"]
+
+
+def test_the_sheet_has_photo_and_style_before_the_results(arms):
+    titles = [axes.get_title() for axes in figures.pictures(arms[:2]).axes if axes.get_title()]
+    assert titles[0] == "sample:portrait"
+    assert [title.partition("\n")[0] for title in titles[2:]] == ["adam", "lbfgs"]
+
+
 def test_a_wild_curve_is_drawn_as_its_running_median_in_a_band():
     rows = make_arm("wild", steps=400).rows.copy()
     rows[:, 3] = 100 * np.where(np.arange(401) % 2, 3.0, 1.0)
@@ -142,7 +157,9 @@ def test_a_wild_curve_is_drawn_as_its_running_median_in_a_band():
     wild = make_arm("wild", steps=400)._replace(rows=rows)
     axes = figures.losses([wild]).axes[0]
     (line,), (band,) = axes.lines, axes.collections
-    assert set(line.get_ydata()) <= {100, 300}
+    # To and fro: its middle, but where the spike has the place of a low one.
+    assert np.all(line.get_ydata()[8:188] == 200)
+    assert set(line.get_ydata()[8:]) == {200, 300}
     assert band.get_paths()[0].vertices[:, 1].max() == 300
 
 

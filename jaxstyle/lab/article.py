@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxstyle.lab import claims
 from jaxstyle.lab.curves import STATED, Curve, Reading
-from jaxstyle.lab.records import Arm, Table, loss_within, markdown
+from jaxstyle.lab.records import Arm, Table, loss_within, markdown, title
 
 #: The experiment whose runs the claims of another compare it with.
 AGAINST: Mapping[str, str] = {"experiment2": "experiment1"}
@@ -63,14 +63,49 @@ def judge(
 
 
 def judge_all(runs: Sequence[Run], by: Reading = STATED) -> list[claims.Verdict]:
-    """The verdicts on all experiments that have runs."""
+    """The verdicts on all experiments that have runs, and on what several of them tell together."""
     of = {name: [run for run in runs if run.experiment == name] for name in claims.EXPERIMENTS}
-    return [
+    found = [
         verdict
         for name, own in of.items()
         if own
         for verdict in judge(name, own, of.get(AGAINST.get(name, ""), ()), by)
     ]
+    return found + _at_the_same_pair(of["experiment2"], of["experiment3"], by) + _best_of_all(found)
+
+
+def _at_the_same_pair(large: Sequence[Run], small: Sequence[Run], by: Reading) -> list[claims.Verdict]:
+    """What experiment 2 says of size, beside as many steps of 3 on the same pair; experiment 1 has another pair."""
+    findings: dict[str, dict[str, Any]] = {}
+    for pair in dict.fromkeys(run.pair for run in large):
+        own = [run for run in large if run.pair == pair]
+        rows = max(len(run.curve.total) for run in own)
+        first = [run._replace(curve=run.curve.first(rows)) for run in small if run.pair == pair]
+        for verdict in judge("experiment2", own, first, by) if first else ():
+            findings.setdefault(verdict.id, {}).update(verdict.runs)
+    return [
+        claims.verdict_of(
+            name.replace(claim.id, f"{claim.id}-1", 1),
+            f"at the same pair, {claim.text.replace('experiment 1', 'experiment 3')}",
+            runs,
+        )
+        for name, runs in findings.items()
+        for claim in claims.EXPERIMENTS["experiment2"]
+        if claim.against and name.partition(" (")[0] == claim.id
+    ]
+
+
+def _best_of_all(verdicts: Iterable[claims.Verdict]) -> list[claims.Verdict]:
+    """One verdict over all experiments, for each L-BFGS; with the article's own Adadelta, where that has run."""
+    findings: dict[str, dict[str, dict[str, Any]]] = {}
+    for verdict in verdicts:
+        number, best, names = verdict.id.partition("-best")
+        if best:
+            title = "best (scipy-lbfgs)" if "scipy-lbfgs" in names else "best"
+            runs = {f"{name} of experiment {number}": run for name, run in verdict.runs.items()}
+            findings.setdefault(title, {}).update(runs)
+    text = "L-BFGS is the best and the fastest, over all experiments"
+    return [claims.verdict_of(title, text, runs) for title, runs in findings.items()]
 
 
 def row(verdict: claims.Verdict) -> dict[str, Any]:
@@ -192,6 +227,16 @@ def verdicts_table(verdicts: Sequence[claims.Verdict]) -> Table:
     return ["", "claim", "verdict", "by pair", "otherwise"], rows
 
 
+def outcomes_table(verdicts: Sequence[claims.Verdict]) -> Table:
+    """The claims by what came of them, with the optimizers that the article ran."""
+    found: dict[str, list[str]] = {}
+    for claim, (*_, own) in _as_the_article(verdicts).items():
+        found.setdefault(own.verdict, []).append(f"{claim} {own.claim}")
+    words = [word for word in ("holds", "mixed", "fails", "not applicable", "not testable") if word in found]
+    rows = [[f"**{word}**", str(len(found[word])), "<br>".join(found[word])] for word in words]
+    return ["", "claims", ""], rows
+
+
 def readings_table(runs: Sequence[Run]) -> Table:
     """How verdicts move with the thresholds; those that no reading moves are left out."""
     found = {
@@ -235,17 +280,17 @@ def losses_table(runs: Sequence[Run]) -> Table:
             loss = column.get(label)
             text = "" if loss is None else f"{loss:.0f}"
             cells.append(f"**{text}**" if loss is not None and loss <= 1.05 * min(column.values()) else text)
-        rows.append(
-            [f"`{label.replace('-learning_rate=', '` at ')}" + "`" * ("-learning_rate=" not in label), *cells]
-        )
+        rows.append([f"`{title(label)}`", *cells])
     return ["evaluations, pair", *(f"{budget}, {pair}" for budget, pair in losses)], rows
 
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:
     """The tables of the page, in Markdown, by name; losses are those at 300 pixels, not those of experiment 2."""
     at_300 = [run for run in runs if run.experiment != "experiment2"]
+    verdicts = judge_all(runs)
     return {
-        "verdicts": markdown(verdicts_table(judge_all(runs)), "---"),
+        "outcomes": markdown(outcomes_table(verdicts), "---"),
+        "verdicts": markdown(verdicts_table(verdicts), "---"),
         "readings": markdown(readings_table(runs), "---"),
         "losses": markdown(losses_table(at_300)),
     }

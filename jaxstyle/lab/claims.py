@@ -538,16 +538,15 @@ def _judge(
         elif (found := _pick(curves, claim.arms, variant, by.clock)) and (before or not claim.against):
             holds, effect, numbers = claim.test(found, by, before)
             findings[name] = {"holds": holds if holds is None else bool(holds), "effect": effect, **numbers}
-    judged = [finding["holds"] for finding in findings.values() if finding.get("holds") is not None]
-    applies = not any("holds" in finding for finding in findings.values()) or bool(judged)
-    return Verdict(
-        claim.id,
-        claim.text,
-        _verdict(judged) if applies else "not applicable",
-        sum(judged),
-        len(judged),
-        findings,
-    )
+    return verdict_of(claim.id, claim.text, findings)
+
+
+def verdict_of(name: str, claim: str, runs: dict[str, dict[str, Any]]) -> Verdict:
+    """What findings in runs come to."""
+    judged = [found["holds"] for found in runs.values() if found.get("holds") is not None]
+    applies = judged or not any("holds" in found for found in runs.values())
+    verdict = _verdict(judged) if applies else "not applicable"
+    return Verdict(name, claim, verdict, sum(judged), len(judged), runs)
 
 
 def _verdict(judged: Sequence[bool]) -> str:

@@ -65,6 +65,11 @@ class Curve(NamedTuple):
     total: Float[np.ndarray, " rows"]
     best: float = math.inf
 
+    def first(self, rows: int) -> "Curve":
+        """Its first rows."""
+        seen = {name: getattr(self, name)[:rows] for name in ("evaluations", "seconds", "total")}
+        return self._replace(**seen)
+
 
 Curves = Mapping[str, Curve]
 

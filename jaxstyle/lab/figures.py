@@ -1,8 +1,8 @@
 """Figures of what runs recorded, drawn with matplotlib."""
 
-import functools
 import io
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,6 @@ from jaxtyping import Float
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy import ndimage
 
 from jaxstyle.lab import records, study
 from jaxstyle.lab.records import Arm, Rate
@@ -71,26 +70,40 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-#: Rows of a running median, and the part of a wild curve's neighbourhood that its band holds.
-WINDOW, BAND = 25, (10, 90)
+#: Rows of a running median, even so that a curve that swings to and fro has its middle; and the part of a wild
+#: curve's neighbourhood that its band holds.
+WINDOW, BAND = 24, (10, 90)
+
+
+def _running(y: Float[np.ndarray, " rows"], parts: Sequence[float]) -> Float[np.ndarray, "parts rows"]:
+    """Percentiles of each row's neighbourhood, which is smaller at first, where a run falls steeply."""
+    rows = np.arange(len(y))
+    widths = np.maximum(2 * np.minimum(rows // 4, WINDOW // 2), 1)
+    begins = np.minimum(rows - widths // 2, len(y) - widths)
+    windows = (y[begin : begin + width] for begin, width in zip(begins, widths, strict=True))
+    return np.stack([np.percentile(window, parts) for window in windows], 1)
 
 
 def _curve(axes: Any, x: Float[np.ndarray, " rows"], y: Float[np.ndarray, " rows"], **style: Any) -> None:
     """A curve of losses; one that is wild as its running median with a band, so that it hides no other."""
     if len(y) > 4 * WINDOW and np.median(np.abs(np.diff(np.log(np.maximum(y, 1e-30))))[len(y) // 2 :]) > 0.05:
-        filtered = functools.partial(ndimage.percentile_filter, y, size=WINDOW, mode="nearest")
-        axes.fill_between(x, *(filtered(part) for part in BAND), color=style["color"], alpha=0.2, lw=0)
-        y = filtered(50)
+        low, y, high = _running(y, (BAND[0], 50, BAND[1]))
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
     axes.plot(x, y, **style)
 
 
 def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds")) -> Figure:
-    """The total loss by evaluation and by second; a row for each pair, seeds in one colour."""
+    """The total loss by evaluation and by second; a row for each pair, or by one clock a column.
+
+    Seeds have one colour.
+    """
     pairs = list(dict.fromkeys(arm.pair for arm in arms))
     palette = colours(arm.label for arm in arms)
     columns = [column for column, clock in CLOCKS.items() if clock in clocks]
-    figure = Figure(figsize=(2.6 + 5.2 * len(columns), 0.6 + 4.2 * len(pairs)), layout="constrained")
-    grid = figure.subplots(len(pairs), len(columns), squeeze=False, sharey="row")
+    shape = (len(pairs), len(columns)) if len(columns) > 1 else (1, len(pairs))
+    figure = Figure(figsize=(2.6 + 5.2 * shape[1], 0.6 + 4.2 * shape[0]), layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False, sharey="row" if len(columns) > 1 else False)
+    grid = grid.reshape(len(pairs), len(columns))
     for pair, row in zip(pairs, grid, strict=True):
         for axes, column in zip(row, columns, strict=True):
             axes.set(yscale="log", ylim=loss_range([arm.rows for arm in arms if arm.pair == pair]))
@@ -98,9 +111,12 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds
             for arm in arms:
                 if arm.pair != pair:
                     continue
-                name = None if arm.label in seen else arm.label
-                width = 1.0 if arm.label in seen else 1.6
-                style = {"color": palette[arm.label], "lw": width, "label": name}
+                style = {
+                    "color": palette[arm.label],
+                    "lw": 1.0 if arm.label in seen else 1.6,
+                    "ls": "--" if optimizer(arm.label) == "scipy-lbfgs" else "-",  # lies on jaxopt's
+                    "label": None if arm.label in seen else records.title(arm.label),
+                }
                 _curve(axes, arm.rows[:, column], arm.rows[:, 3], **style)
                 seen.add(arm.label)
                 if arm.status == "diverged":
@@ -141,29 +157,42 @@ def loss_range(runs: Sequence[Float[np.ndarray, "rows 7"]]) -> tuple[float, floa
 
 
 def _handles(grid: np.ndarray) -> tuple[list, list]:
-    """The lines of a column of axes with their names, each name once."""
+    """The lines of a column of axes with their names, each name once, from the highest end to the lowest."""
     named = {}
     for axes in grid[:, 0]:
-        named |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        named = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)) | named
+    named = dict(sorted(named.items(), key=lambda item: -item[1].get_ydata()[-1]))
     return list(named.values()), list(named)
 
 
+#: Pictures in a row.
+_WIDE = 5
+
+
 def pictures(arms: Sequence[Arm]) -> Figure:
-    """The results side by side, made small; a row for each pair, its first seed."""
+    """The results beside photo and style, made small, five in a row; of each pair the first seed."""
     shown = [arm for arm in arms if arm.image]
-    pairs = list(dict.fromkeys(arm.pair for arm in shown))
-    labels = list(dict.fromkeys(arm.label for arm in shown))
-    figure = Figure(figsize=(2.6 * len(labels), 0.4 + 2.8 * len(pairs)), layout="constrained")
-    grid = figure.subplots(len(pairs), len(labels), squeeze=False)
-    for pair, row in zip(pairs, grid, strict=True):
-        for label, axes in zip(labels, row, strict=True):
-            axes.set_axis_off()
-            arm = next((arm for arm in shown if (arm.pair, arm.label) == (pair, label)), None)
-            if arm:
-                picture = Image.open(io.BytesIO(arm.image)).convert("RGB")
+    sheets = []
+    for pair in dict.fromkeys(arm.pair for arm in shown):
+        mine = {arm.label: arm for arm in reversed(shown) if arm.pair == pair}
+        given = records.inputs(next(iter(mine.values())))
+        made = [
+            (f"{records.title(label)}\nloss {arm.rows[-1, 3]:.4g}", Image.open(io.BytesIO(arm.image)))
+            for label, arm in reversed(mine.items())
+        ]
+        sheets.append(given + made)
+    rows = [math.ceil(len(sheet) / _WIDE) for sheet in sheets]
+    figure = Figure(figsize=(2.6 * _WIDE, 2.9 * sum(rows)), layout="constrained")
+    grid = figure.subplots(sum(rows), _WIDE, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for sheet, above in zip(sheets, itertools.accumulate(rows, initial=0), strict=False):
+        for (name, picture), axes in zip(sheet, grid[above:].flat, strict=False):
+            _plain(axes.set_title(name, fontsize=9))
+            if picture:
+                picture = picture.convert("RGB")
                 picture.thumbnail((512, 512))
                 axes.imshow(picture)
-                _plain(axes.set_title(f"{label}\nloss {arm.rows[-1, 3]:.4g}", fontsize=8))
     return figure
 
 

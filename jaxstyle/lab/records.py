@@ -1,6 +1,7 @@
 """What comparisons and sweeps have recorded: reading it back, and tables of it."""
 
 import csv
+import functools
 import io
 import json
 import math
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
+from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
 from jaxstyle.runs import journal
 
 
@@ -65,6 +69,29 @@ def labels(texts: Iterable[str]) -> dict[str, str]:
             name = f"{stem}-{number}"
         found[name] = text
     return found
+
+
+def title(label: str) -> str:
+    """A label as figures and tables show it: `adam 10`."""
+    return label.replace("-learning_rate=", " ")
+
+
+@functools.cache
+def _input(path: str, shape: tuple[int, ...]) -> Image.Image | None:
+    try:
+        picture = pictures.read(path, (shape[1], shape[0]), "lanczos")
+    except UserError:
+        return None
+    return Image.fromarray(picture.astype(np.uint8))
+
+
+def inputs(arm: Arm) -> list[tuple[str, Image.Image | None]]:
+    """Names of the pictures that a run was given, with each at the size that it had there, None if it is gone."""
+    return [
+        (printable(pathlib.PurePath(path).name), _input(path, tuple(shape)))
+        for path, facts in arm.manifest["pictures"].items()
+        for shape in facts["shapes"].values()
+    ]
 
 
 def printable(text: str) -> str:

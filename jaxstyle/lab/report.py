@@ -1,7 +1,6 @@
 """The page of a comparison, `report.html`, and all files that lie beside it."""
 
 import base64
-import functools
 import html
 import io
 import json
@@ -13,11 +12,8 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
 
 from jaxstyle import files
-from jaxstyle.errors import UserError
-from jaxstyle.images import pictures
 from jaxstyle.lab import figures, records
 from jaxstyle.lab.records import Arm
 
@@ -186,24 +182,23 @@ def _figure(image: bytes, name: str, *caption: str) -> str:
     )
 
 
-@functools.cache
-def _input(path: str, shape: tuple[int, ...]) -> str:
-    """A picture that a run was given, at the size that it had there."""
-    name = pathlib.PurePath(path).name
-    try:
-        picture = pictures.read(path, (shape[1], shape[0]), "lanczos")
-    except UserError:
-        return f"<figure><figcaption>{_text(name)}<br>is not there any more</figcaption></figure>"
-    buffer = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(buffer, "PNG")
-    return _figure(buffer.getvalue(), name, name, "input")
+def _inputs(arm: Arm) -> list[str]:
+    """The pictures that a run was given."""
+    shown = []
+    for name, picture in records.inputs(arm):
+        if picture:
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            shown.append(_figure(buffer.getvalue(), name, name, "input"))
+        else:
+            shown.append(f"<figure><figcaption>{_text(name)}<br>is not there any more</figcaption></figure>")
+    return shown
 
 
 def _pictures(arms: Sequence[Arm]) -> str:
     parts = []
     for pair, members in _by_pair(arm for arm in arms if arm.image).items():
-        given = members[0].manifest["pictures"].items()
-        inputs = [_input(path, tuple(shape)) for path, facts in given for shape in facts["shapes"].values()]
+        inputs = _inputs(members[0])
         results: dict[int, list[str]] = {}
         for arm in members:
             caption = f"{arm.label}, seed {arm.seed}", f"loss {arm.rows[-1, 3]:.5g}"
