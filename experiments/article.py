@@ -5,8 +5,8 @@ python -m experiments.article --curves=docs/experiments/curves.npz --workdir=run
 
 Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons with --claims
 (--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file. All
-else is made of the curves: claims.json, a figure of each experiment, and in tables.md the verdicts by pair, how they
-move with the thresholds of the words, and losses by evaluations.
+else is made of the curves: claims.json, figures of each experiment by evaluation and by second, and in tables.md the
+verdicts by pair, how they move with the thresholds of the words, and losses by evaluations.
 """
 
 import json
@@ -87,8 +87,9 @@ def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
     files.write_atomically(directory / "tables.md", text.encode())
     for name in dict.fromkeys(run.experiment for run in runs):
         arms = [article.arm_of(run) for run in runs if run.experiment == name]
-        figure = figures.png(figures.losses(arms, clocks=("evaluations",)))
-        files.write_atomically(directory / f"{name}.png", figure)
+        for suffix, clock in (("", "evaluations"), ("-seconds", "seconds")):
+            figure = figures.png(figures.losses(arms, clocks=(clock,)))
+            files.write_atomically(directory / f"{name}{suffix}.png", figure)
 
 
 def gather(folders: Iterable[str]) -> list[tuple[str, records.Arm]]:
