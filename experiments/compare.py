@@ -52,8 +52,8 @@ _AGAINST = flags.DEFINE_string(
 _PREFIX_OF = flags.DEFINE_multi_string(
     "prefix_of",
     None,
-    "--workdir of another comparison; repeatable. Its finished arms of the same flags but more --steps are taken as "
-    "far as --steps and not run again, if they kept the picture of that step (--save_every).",
+    "--workdir of another comparison; repeatable. Its finished arms of the same flags are taken and not run again, "
+    "and those of more --steps as far as --steps, if they kept the picture of that step (--save_every).",
 )
 _WORKDIR = launch.define_workdir("compare-PHOTO-STYLE")
 _LAUNCHER, _JOBS, _SBATCH = cluster.define_flags()
@@ -153,7 +153,7 @@ def compare(
             for label, text in comparison.optimizers.items():
                 own = directory / "arms" / (label + suffix)
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):
-                    print(f"{own.name}: the first {posed.settings.steps} steps of a longer arm")
+                    print(f"{own.name}: {posed.settings.steps} steps that another comparison has")
                 elif launcher:
                     jobs[own.name] = cluster.patiently(functools.partial(arm.job, posed, text, own, conduct))
                     continue

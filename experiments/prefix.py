@@ -1,7 +1,8 @@
-"""An arm that is the first steps of a longer one which has ended: taken over instead of run again."""
+"""An arm that another comparison has, whole or as the first steps of a longer one: taken instead of run again."""
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 
 from jaxstyle.images import pictures
@@ -14,40 +15,54 @@ from .task import Task
 _FREE = ("steps", "save_every")
 
 
-def _longer(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:
-    """Arms of other comparisons whose first steps are a run of these settings, and which have the picture there."""
+def _ended(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[tuple[pathlib.Path, bool]]:
+    """Arms of other comparisons that are a run of these settings, or whose first steps are; and whether it is whole.
+
+    Sizes that change with the number of steps have no common first steps, a snapshot has 8 bits, and what is to keep
+    pictures of its own steps is not in a longer run.
+    """
     wanted = record(given)
+    parts = given.scales == 1 and given.bits == 8 and not given.save_every
     for folder in folders:
         for arm in sorted(folder.glob("arms/*/")):
             path, manifest = arm / "run.flags", journal.find_manifest(arm) or {}
-            if (
-                path.is_file()
-                and workdir.differing(path.read_text("utf-8", "replace"), wanted) <= {*_FREE}
-                and manifest.get("status") == "finished"
-                and manifest["steps"] > given.steps
+            if not path.is_file() or manifest.get("status") != "finished":
+                continue
+            differing = workdir.differing(path.read_text("utf-8", "replace"), wanted)
+            if not differing:
+                yield arm, True
+            elif (
+                parts
+                and differing <= {*_FREE}
+                and manifest["steps"] >= given.steps
                 and (arm / f"snapshots/{given.steps:06}.png").is_file()
             ):
-                yield arm
+                yield arm, False
 
 
 @processes.alone
 def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
-    """Makes a finished run of an arm's first steps out of a longer one, where there is one and nothing has begun.
+    """Makes a finished run of an arm out of one of the same flags, or of a longer one, where nothing has begun.
 
-    The longer one must have the same flags but `--steps`, the same pictures and weights, and must have kept the
-    picture of that step (`--save_every`). Sizes that change with the number of steps have no common first steps, and
-    a snapshot has 8 bits.
+    It must have the same pictures and weights. A longer one may differ in `--steps` alone, and must have kept the
+    picture of that step (`--save_every`).
 
     Returns:
       Whether it was so.
     """
     given = dataclasses.replace(posed.settings, optimizer=optimizer)
-    if given.scales > 1 or given.bits > 8 or given.save_every or (directory / "run.flags").exists():
+    if (directory / "run.flags").exists():
         return False
-    for arm in _longer(given, folders):
-        manifest = journal.read_manifest(arm)
+    for arm, whole in _ended(given, folders):
+        manifest = journal.read_manifest(arm) | {"prefix_of": str(arm)}
         if any(manifest[name] != posed.facts[name] for name in ("pictures", "weights")):
             continue
+        if whole:
+            with workdir.claimed(directory):
+                rest = shutil.ignore_patterns("checkpoints", "manifest.json")
+                shutil.copytree(arm, directory, ignore=rest, dirs_exist_ok=True)
+                journal.write_manifest(directory, manifest)
+            return True
         rows = journal.read_metrics(arm / "metrics.csv")[: given.steps + 1]
         image = pictures.read_result(arm / f"snapshots/{given.steps:06}.png", given.bits)
         if manifest.get("converged_at", given.steps) >= given.steps:
@@ -59,7 +74,6 @@ def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence
             "steps_done": given.steps,
             "evaluations": int(rows[-1, 1]),
             "seconds": float(rows[-1, 2]),
-            "prefix_of": str(arm),
         }
         with workdir.claimed(directory):
             workdir.begin(directory, record(given), overwrite=False)

@@ -193,7 +193,7 @@ def test_first_steps_of_a_longer_arm_are_taken_over_and_are_those_of_a_run(study
     ):
         done = start(*flags, *more, f"--workdir={where}", **environment)
         assert done.returncode == 0, done.stderr
-    assert "lbfgs: the first 6 steps of a longer arm" in done.stdout
+    assert "lbfgs: 6 steps that another comparison has" in done.stdout
     for name in ("lbfgs", "adam-learning_rate=2"):
         here, there = taken / "arms" / name, run / "arms" / name
         np.testing.assert_array_equal(metrics(here), metrics(there))
@@ -207,4 +207,26 @@ def test_first_steps_of_a_longer_arm_are_taken_over_and_are_those_of_a_run(study
     done = start(
         *flags, "--steps=5", arms[1], f"--prefix_of={long}", f"--workdir={tmp_path / 'no'}", **environment
     )
-    assert "longer arm" not in done.stdout  # no picture of step 5 was kept
+    assert "another comparison" not in done.stdout  # no picture of step 5 was kept
+
+
+def test_an_arm_of_the_same_flags_is_taken_over_whole(study, tmp_path):
+    flags = ("--size=32", "--steps=4", "--save_every=2", "--convolution=direct", *narrow.FEW)
+    flags = (
+        *flags,
+        f"--content={study / 'slav.jpg'}",
+        f"--style={study / 'picasso.jpg'}",
+        "--optimizer=lbfgs",
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert start(*flags, f"--workdir={first}").returncode == 0
+    done = start(*flags, f"--workdir={second}", f"--prefix_of={first}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lbfgs: 4 steps that another comparison has" in done.stdout
+    here, there = second / "arms/lbfgs", first / "arms/lbfgs"
+    for name in ("image.png", "metrics.csv", "run.flags", "snapshots/000002.png"):
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+    manifests = [json.loads((each / "manifest.json").read_text()) for each in (here, there)]
+    assert manifests[0] == manifests[1] | {"prefix_of": str(there)}
+    other = start(*flags, "--seed=1", f"--workdir={tmp_path / 'other'}", f"--prefix_of={first}")
+    assert "another comparison" not in other.stdout
