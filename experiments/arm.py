@@ -33,10 +33,15 @@ from .task import Task, needs_less, pose
 LOOK_SECONDS = 2.0
 
 
+#: What an image on its way chooses of the style's targets, by region.
+Choose = Callable[[np.ndarray], Sequence[Mapping[str, Any]]]
+
+
 class Compiled(NamedTuple):
     """What one scale of an arm needs, compiled, and the seconds that this took.
 
-    `begin` takes the problem, and the start image with the hyperparameters or the last state of the scale before.
+    `begin` takes the problem, what an image there chooses of the style's targets (`Task.choices` of the scale), and
+    the start image with the hyperparameters or the last state of the scale before. Tasks of one form share all of it.
     `memory` is in bytes of a device, for the last scale; it is not known for what runs on the host. `moves` are those
     of a state from the host to where it lies, and back; none for what is on the host.
     """
@@ -117,7 +122,8 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     static = (here.form, spec.name, spec.static, task.settings.clip, task.settings.keep)
     values, make = hyperparameters(spec, task.settings.seed), training.program(*static)
     build = _on_host if spec.name in catalogue.ON_HOST else _on_mesh
-    key = static, task.shapes[number], number > 0, here.grid, signature((here.problem, values))
+    shapes = tuple(task.shapes[max(number - 1, 0) : number + 1])
+    key = static, shapes, number > 0, here.grid, signature((here.problem, values))
     return cache.get(key, lambda: build(make, task, number, here, values))
 
 
@@ -152,11 +158,12 @@ def _on_host(
     structure = program.init(here.problem, jnp.zeros(shape), values)
     structure = structure._replace(choices=_choices(task, number))
 
-    def grow(problem: objective.Problem, state: training.TransferState) -> training.TransferState:
-        choices = structure.choices and task.choices(number, np.asarray(program.enlarged(shape, state)))
-        return program.grow(shape, problem, state, choices)
+    def begin(problem: objective.Problem, choose: Choose, *given: Any) -> training.TransferState:
+        if not number:
+            return program.init(problem, *given)
+        choices = structure.choices and choose(np.asarray(program.enlarged(shape, *given)))
+        return program.grow(shape, problem, *given, choices)
 
-    begin = grow if number else program.init
     seconds = time.perf_counter() - begun
     return Compiled(begin, structure, program.step, jax.jit(program.result), seconds, memory=None)
 
@@ -224,10 +231,10 @@ def _on_mesh(
     memory.keep_freed(needed)
     first, settled = first.compile(), settled.compile()
 
-    def begin(problem: objective.Problem, *given: Any) -> training.TransferState:
+    def begin(problem: objective.Problem, choose: Choose, *given: Any) -> training.TransferState:
         unseen = first(*given)
         if after.structure.choices:
-            choices = task.choices(number, np.asarray(result(unseen)))
+            choices = choose(np.asarray(result(unseen)))
             unseen = unseen._replace(choices=mesh.put(choices, after.shardings.choices))
         seen, _ = each(problem, unseen)
         return settled(seen, *given)
@@ -277,7 +284,8 @@ def run(
         def begin(state: training.TransferState | None) -> training.TransferState:
             # The step is given its state's buffers to write into, so the start image must be a copy.
             first = jnp.copy(task.start), hyperparameters(spec, settings.seed)
-            return ready.begin(problem, *((state,) if number else mesh.put_everywhere(here.grid, first)))
+            given = (state,) if number else mesh.put_everywhere(here.grid, first)
+            return ready.begin(problem, functools.partial(task.choices, number), *given)
 
         advance = functools.partial(ready.step, problem)
         return loop.Programs(begin, ready.structure, advance, ready.result, *ready.moves)

@@ -99,7 +99,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     here = arm.place(rest, 0, mesh.grid(devices))
     ready, problem = arm.compiled(rest, spec, 0, cache, here), here.problem
     first = start, arm.hyperparameters(spec, posed.settings.seed)
-    state = ready.begin(problem, *mesh.put_everywhere(here.grid, first))
+    state = ready.begin(problem, lambda image: (), *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = arm.seconds_of_evaluation(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]

@@ -81,9 +81,8 @@ def measure(problem: objective.Problem, shape: tuple, spec: catalogue.Spec, devi
         "collectives": collectives(ready.step.as_text()),
     }
     if steps:
-        state = ready.begin(
-            here.problem, *mesh.put_everywhere(here.grid, (start, arm.hyperparameters(spec, 0)))
-        )
+        first = mesh.put_everywhere(here.grid, (start, arm.hyperparameters(spec, 0)))
+        state = ready.begin(here.problem, lambda image: (), *first)
         gradient = ready.moves[1](state).iterate.evaluation.gradient
         for _ in range(steps):
             state, metrics = ready.step(here.problem, state)

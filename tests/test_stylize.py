@@ -420,6 +420,30 @@ def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
     assert (status, output.count("finished before")) == (0, 1)
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "scipy-lbfgs"])
+def test_photos_that_share_programs_are_painted_as_each_alone(folder, stylize, optimizer):
+    """From the second size on each has its own part in what is taken of the style; and one its own first size."""
+    photos, workdir = folder / f"photos-{optimizer}", folder / f"many-{optimizer}"
+    photos.mkdir()
+    with Image.open(folder / "content.png") as picture:
+        for name, size, turn in (("a", (64, 48), 0), ("b", (64, 48), 180), ("c", (64, 49), 0)):
+            picture.resize(size).rotate(turn).save(photos / f"{name}.png")
+    flags = (
+        f"--style={folder / 'style.png'}",
+        "--style_loss=nearest",
+        "--scales=2",
+        "--steps=4",
+        "--size=32",
+    )
+    flags = (*flags, f"--optimizer={optimizer}", "--parametrization=pixels")
+    status, _, errors = stylize(f"--content={photos}", *flags, f"--workdir={workdir}")
+    assert status == 0, errors
+    for name in ("b.png", "c.png"):
+        alone = folder / f"alone-{optimizer}-{name}"
+        assert stylize(f"--content={photos / name}", *flags, f"--workdir={alone}")[0] == 0
+        assert results(workdir / name) == results(alone)
+
+
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize):
     workdir = folder / "dry"
     flags = ("--dry_run", "--scales=2", f"--workdir={workdir}")
