@@ -197,7 +197,7 @@ log = open("log", "a", buffering=1)
 def stop(*_):
     log.write(f"{name} stopped\\n")
     sys.exit(130)
-signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
 log.write(f"{name} begins\\n")
 if kind == "fails":
     print("job: --size=0: must be more", file=sys.stderr)
@@ -529,7 +529,10 @@ def test_the_command_prints_its_address_and_ends_with_what_runs(tmp_path):
         assert b"jaxstyle" in client.get("")
         client.get("paint", CHOSEN | {"size": "64", "steps": "100000", "optimizer": "gd:learning_rate=1"})
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130
+        try:
+            assert running.wait(60) == 130
+        finally:
+            running.kill()  # or leaving `with` would wait for it
     assert not (tmp_path / ".jaxstyle.lock").exists()
 
 

@@ -147,6 +147,26 @@ def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):
     assert errors == "interrupted by SIGTERM; the same command starts again\n"
 
 
+def test_ctrl_c_while_a_command_is_imported_ends_it_though_a_library_would_swallow_it(tmp_path):
+    (tmp_path / "absl").mkdir()
+    (tmp_path / "absl" / "__init__.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(1)\n"
+        "except KeyboardInterrupt:\n    pass\n"
+        "raise SystemExit(0)\n"
+    )
+    arguments = [sys.executable, "-m", "experiments.stylize"]
+    heard = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"  # a shell's background job is deaf
+    )
+    code = f"{heard}; os.execv({sys.executable!r}, {arguments})"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_the_second_process_on_a_workdir_says_who_holds_it(folder, start, stylize):
     workdir = folder / "held"
     flags = ("--steps=100000", f"--workdir={workdir}")

@@ -34,8 +34,10 @@ def interruptible() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    wakeup = signal.set_wakeup_fd(-1)  # by which a command hears of signals at once
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    wakeup = signal.set_wakeup_fd(
+        -1
+    )  # by which a command hears of signals at once; last, or one would be lost
     try:
         yield received
     finally:

@@ -1,7 +1,6 @@
 """Runs one after another, each a process of its own; and what one would take. Effects only."""
 
 import collections
-import contextlib
 import os
 import signal
 import subprocess
@@ -35,12 +34,6 @@ def _start(job: Job) -> subprocess.Popen[str]:
         env=os.environ | {"PYTHONUTF8": "1"},
         start_new_session=True,  # so that Ctrl-C here reaches it once, by `Queue.close`
     )
-
-
-def _ask_to_stop(process: subprocess.Popen) -> None:
-    """Has a run end its step and keep it; Windows has no such signal, and goes back to the last checkpoint."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
 
 
 def _last_line(lines: Sequence[str]) -> str:
@@ -82,7 +75,9 @@ class Queue:
             if self._current and self._current.name == name and not self._stopping:
                 self._stopping = True  # a second signal would end it without keeping anything
                 if self._process:
-                    _ask_to_stop(self._process)
+                    # It ends its step and keeps it; on Windows it goes back to its last checkpoint. Not SIGINT,
+                    # which those that a shell started in the background ignore while they import.
+                    self._process.send_signal(signal.SIGTERM)
 
     def states(self) -> dict[str, str]:
         """What is on its way, by name: "running" or "stopping", then those "waiting" in their order."""
