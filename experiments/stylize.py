@@ -88,12 +88,13 @@ TELLING = 512 * 400
 
 def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     """Prints what a run would take. Four steps are made for it, at the last scale or at one that is large enough."""
-    pixels = [height * width for height, width, _ in posed.shapes]
+    smaller = task.beginning_at(TELLING, posed, cache)
+    pixels = [height * width for height, width, _ in smaller.shapes]
     tried = next((k for k, count in enumerate(pixels) if count >= TELLING), len(pixels) - 1)
     height, width, _ = posed.shapes[-1]
-    start = jax.image.resize(posed.start, posed.shapes[tried], "linear")
-    rest = posed._replace(
-        shapes=posed.shapes[tried:], problem=lambda k: posed.problem(tried + k), start=start
+    start = jax.image.resize(smaller.start, smaller.shapes[tried], "linear")
+    rest = smaller._replace(
+        shapes=smaller.shapes[tried:], problem=lambda k: smaller.problem(tried + k), start=start
     )
     devices = arm.spread(spec, cache)
     here = arm.place(rest, 0, mesh.grid(devices))
@@ -104,7 +105,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     seconds = arm.seconds_of_evaluation(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
-    share = sum(pixels) / pixels[-1]
+    share = sum(height * width for height, width, _ in posed.shapes) / pixels[-1]
     free = memory.available(devices) / 2**30
     needed, strips = ready.memory, posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -243,6 +244,19 @@ def pose(settings: Settings, cache: Cache) -> Task:
         },
         masks=found,
     )
+
+
+def beginning_at(pixels: int, posed: Task, cache: Cache) -> Task:
+    """The task with scales before its own, the first of so many pixels up to twice as many.
+
+    It is the same one where its first scale has fewer, and for the study's loss, which is of one size.
+    """
+    height, width, _ = posed.shapes[0]
+    more = int(math.log2(max(height * width / pixels, 1)))
+    if more == 0 or posed.settings.loss != "gatys":
+        return posed
+    scales, steps = more + posed.settings.scales, posed.settings.steps
+    return pose(dataclasses.replace(posed.settings, scales=scales, steps=max(scales, steps)), cache)
 
 
 def describe(sources: Sequence[inputs.Source]) -> dict[str, Any]:

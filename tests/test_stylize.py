@@ -19,7 +19,10 @@ import tifffile
 from kill import ROOT, make_pictures, results
 from PIL import Image
 
-from experiments import arm
+from experiments import arm, task
+from experiments.cache import Cache
+from experiments.settings import Settings
+from jaxstyle.network import weights
 
 STEPS = 12
 
@@ -472,6 +475,18 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
     assert not workdir.exists()
     for words in ("size: 23x17, 32x24", "block5_conv1", "GiB", "evaluations: ", "time: about"):
         assert words in output
+
+
+def test_a_dry_run_of_one_large_size_tries_a_small_one(folder, random_network, monkeypatch):
+    """Of 8192 pixels at once a step takes minutes, and its memory may not be there."""
+    monkeypatch.setattr(weights, "load", lambda name: weights.Weights(name, "vgg16", random_network, ""))
+    photo, style = (flag.partition("=")[2] for flag in make_pictures(folder))
+    given = Settings(content=photo, style=[style], size="160", steps=1, scales=1)
+    posed = task.pose(given, cache := Cache())
+    smaller = task.beginning_at(40 * 40, posed, cache)
+    assert [shape[1] for shape in posed.shapes] == [160]
+    assert [shape[1] for shape in smaller.shapes] == [57, 80, 113, 160]
+    assert task.beginning_at(160 * 160, posed, cache) is posed
 
 
 def test_the_time_of_an_evaluation_is_that_of_most_steps(monkeypatch):
