@@ -159,9 +159,8 @@ def test_ctrl_c_while_a_command_is_imported_ends_it_though_a_library_would_swall
         "raise SystemExit(0)\n"
     )
     arguments = [sys.executable, "-m", "experiments.stylize"]
-    heard = (
-        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"  # a shell's background job is deaf
-    )
+    # What a shell has in the background ignores SIGINT, and so would what it starts.
+    heard = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"
     code = f"{heard}; os.execv({sys.executable!r}, {arguments})"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(

@@ -35,9 +35,8 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    wakeup = signal.set_wakeup_fd(
-        -1
-    )  # by which a command hears of signals at once; last, or one would be lost
+    # By this a command hears of signals at once; it is taken last, or one that comes in between would be lost.
+    wakeup = signal.set_wakeup_fd(-1)
     try:
         yield received
     finally:
