@@ -3,8 +3,9 @@
 python -m experiments.benchmark --sizes=300,600 --vs_torch --torch_python=/path/to/python-with-torch
 
 A step is one evaluation of loss and gradient: VGG16 to block5_conv1, style at the first layer of each block, content
-at block4_conv2, random weights, on which its time does not depend. Each row is measured in a process of its own, so
-that it has its own peak of resident memory. On a shared machine only ratios of medians of one run mean anything.
+at block4_conv2, random weights, on which its time does not depend. With --remat it is timed without and with it, with
+--strips=N only as the flags say. Each row is measured in a process of its own, so that it has its own peak of
+resident memory. On a shared machine only ratios of medians of one run mean anything.
 """
 
 import functools
@@ -29,7 +30,7 @@ from absl import flags
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
-from jaxstyle.losses import objective, recipes, terms
+from jaxstyle.losses import objective, recipes, strips, terms
 from jaxstyle.network import convolution, vgg
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, memory
@@ -69,14 +70,28 @@ def random_network() -> vgg.Network:
     return vgg.Network(convolutions, np.full(3, 118, np.float32), np.full(3, 58, np.float32))
 
 
-def posed(size: int, method: str) -> tuple[objective.Problem, jax.Array]:
-    """A problem on random pictures, posed as the commands do it, and a start image."""
+class Saving(NamedTuple):
+    """What a step does to need less memory: fields of `objective.Form`."""
+
+    strips: int = 1
+    remat: bool = False
+
+
+def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Problem, jax.Array]:
+    """A problem on random pictures, posed as the commands do it, the photo first, and a start image."""
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
     weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
-    pose = convolution.jit(functools.partial(objective.pose, objective.GATYS))
-    problem = pose(vgg.prepare(network, deepest, "direct"), content, [objective.Style(style)], weighting)
-    return problem._replace(network=vgg.prepare(network, deepest, method)), image
+    direct = vgg.prepare(network, deepest, "direct")
+    read = strips.reading(form.strips) if form.strips > 1 else objective.WHOLE
+
+    @convolution.jit
+    def targets(style: jax.Array) -> list[objective.Region]:
+        return objective.regions(form, list(weighting.style), direct, [objective.Style(style)], None, read)
+
+    pose = convolution.jit(functools.partial(objective.pose, form, read=read))
+    problem = pose(direct, content, [], weighting)
+    return problem._replace(network=vgg.prepare(network, deepest, method), regions=targets(style)), image
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
@@ -100,10 +115,11 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median_s": statistics.median(seconds), "min_s": min(seconds)}
 
 
-def measure_step(size: int, method: str, batch: int, remat: bool, repeats: int) -> dict[str, Any]:
+def measure_step(size: int, method: str, batch: int, saving: Saving, repeats: int) -> dict[str, Any]:
     """One evaluation of loss and gradient."""
-    problem, image = posed(size, method)
-    evaluate = functools.partial(objective.evaluate, objective.GATYS._replace(remat=remat))
+    form = objective.GATYS._replace(**saving._asdict())
+    problem, image = posed(size, method, form)
+    evaluate = functools.partial(strips.evaluate if form.strips > 1 else objective.evaluate, form)
     if batch > 1:
         evaluate, image = jax.vmap(evaluate, (None, 0)), jnp.stack([image] * batch)
     begun = time.perf_counter()
@@ -121,7 +137,7 @@ def measure_step(size: int, method: str, batch: int, remat: bool, repeats: int) 
 
 def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[str, Any]:
     """Whole training steps, and the share of their time that is not spent evaluating."""
-    problem, image = posed(size, method)
+    problem, image = posed(size, method, objective.GATYS)
     spec = catalogue.parse(text)
     program = training.program(objective.GATYS, spec.name, spec.static)
     evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
@@ -229,10 +245,12 @@ def alone(function: Callable, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def against_torch(size: int, method: str, rounds: int, repeats: int, python: str) -> dict[str, Any]:
+def against_torch(
+    size: int, method: str, saving: Saving, rounds: int, repeats: int, python: str
+) -> dict[str, Any]:
     """Our step and PyTorch's in both layouts, in turn, and the ratio of medians to its better layout."""
     sides: dict[str, Callable[[], dict]] = {
-        "ours": lambda: alone(measure_step, size, method, 1, False, repeats),
+        "ours": lambda: alone(measure_step, size, method, 1, saving, repeats),
         "channels_last": lambda: measure_torch(python, size, repeats, "channels_last"),
         "contiguous": lambda: measure_torch(python, size, repeats, "contiguous"),
     }
@@ -259,7 +277,7 @@ class Rows(NamedTuple):
     convolutions: list[str]
     batches: list[int]
     optimizers: list[str]
-    remats: tuple[bool, ...]
+    savings: list[Saving]
     layers: bool
     cold_start: bool
     vs_torch: bool
@@ -299,17 +317,17 @@ def measured(asked: Rows) -> Iterator[dict[str, Any]]:
     repeats = asked.repeats
     for size, method in itertools.product(asked.sizes, asked.convolutions):
         where = {"size": size, "convolution": method}
-        for batch, remat in itertools.product(asked.batches, asked.remats):
-            found = alone(measure_step, size, method, batch, remat, repeats)
+        for batch, saving in itertools.product(asked.batches, asked.savings):
+            found = alone(measure_step, size, method, batch, saving, repeats)
             seconds = summary(found.pop("seconds"))
-            yield {"row": "step", **where, "batch": batch, "remat": remat, **seconds, **found}
+            yield {"row": "step", **where, "batch": batch, **saving._asdict(), **seconds, **found}
         for text in asked.optimizers:
             found = alone(measure_optimizer, size, method, text, repeats)
             yield {"row": "optimizer", **where, "optimizer": text, **found}
         for found in alone(measure_layers, size, method, repeats) if asked.layers else ():
             yield {"row": "layer", **where, **found}
         if asked.vs_torch:
-            found = against_torch(size, method, asked.rounds, repeats, asked.torch_python)
+            found = against_torch(size, method, asked.savings[0], asked.rounds, repeats, asked.torch_python)
             yield {"row": "vs_torch", **where, **found}
     for size in asked.sizes if asked.cold_start else ():
         for text in asked.optimizers or ["adam", "lbfgs"]:
@@ -318,12 +336,14 @@ def measured(asked: Rows) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
+    given = settings.read()
+    saving = Saving(given.strips or 1, given.remat)
     asked = Rows(
         sizes=positive("sizes", _SIZES.value),
         convolutions=_CONVOLUTIONS.value,
         batches=positive("batches", _BATCHES.value),
         optimizers=_OPTIMIZERS.value or [],
-        remats=(False, True) if settings.read().remat else (False,),
+        savings=[Saving(), saving] if saving == Saving(remat=True) else [saving],
         layers=_LAYERS.value,
         cold_start=_COLD_START.value,
         vs_torch=_VS_TORCH.value,
