@@ -61,7 +61,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     here, there = tmp_path / "here", tmp_path / "jobs"
     flags = (
         *flags,
-        "--steps=2000",
+        "--steps=600",
         "--save_every=50",
         "--optimizer=gd:learning_rate=1e30",
         "--optimizer=adam",

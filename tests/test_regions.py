@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
 
 def run(folder, *arguments, module="stylize"):
     flags = [f"--content={folder}/photo.png", f"--style={folder}/style.png", "--size=48", "--steps=3"]
-    flags += ["--style_loss=gram"]  # which compiles faster
+    flags += ["--style_loss=gram", *narrow.FEW]  # which compile faster
     flags *= module == "stylize" and not arguments[0].startswith("--flagfile")
     return narrow.run(f"experiments.{module}", *flags, *arguments)
 

@@ -431,14 +431,14 @@ def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
         picture.rotate(90, expand=True).save(photos / "b.jpg")
     (photos / "notes.txt").write_text("no photo")
     (photos / "._a.jpg").write_bytes(b"of macOS")
-    style = f"--style={folder / 'style.png'}"
-    status, output, errors = stylize(f"--content={photos}", style, "--steps=3", f"--workdir={workdir}")
+    flags = f"--style={folder / 'style.png'}", *narrow.FEW, "--steps=3"
+    status, output, errors = stylize(f"--content={photos}", *flags, f"--workdir={workdir}")
     assert status == 0, errors
     assert {path.name for path in workdir.iterdir()} == {"a.png", "b.jpg"}
     alone = folder / "alone"
-    assert stylize(f"--content={photos / 'b.jpg'}", style, "--steps=3", f"--workdir={alone}")[0] == 0
+    assert stylize(f"--content={photos / 'b.jpg'}", *flags, f"--workdir={alone}")[0] == 0
     assert results(workdir / "b.jpg") == results(alone)
-    status, output, _ = stylize(f"--content={photos}/*.png", style, "--steps=3", f"--workdir={workdir}")
+    status, output, _ = stylize(f"--content={photos}/*.png", *flags, f"--workdir={workdir}")
     assert (status, output.count("finished before")) == (0, 1)
 
 
@@ -452,6 +452,7 @@ def test_photos_that_share_programs_are_painted_as_each_alone(folder, stylize, o
             picture.resize(size).rotate(turn).save(photos / f"{name}.png")
     flags = (
         f"--style={folder / 'style.png'}",
+        *narrow.FEW,
         "--style_loss=nearest",
         "--scales=2",
         "--steps=4",
