@@ -320,7 +320,7 @@ def _regions(
     direct = prepare(settings, cache, max(layers), "direct")
     digest = hashlib.sha256(signature(styles).encode())
     for leaf in jax.tree.leaves(styles):
-        digest.update(np.asarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(leaf))
     arguments = direct, styles, np.uint32(settings.seed)
     options = (form, layers)
     return cache.get(
