@@ -297,15 +297,22 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("file", "size", "least"), [("curves.npz", "", 6), ("curves-384.npz", " at 384", 3)])
-def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, size, least):
+@pytest.mark.parametrize(
+    ("file", "which", "least"),
+    [
+        ("curves.npz", "", 6),
+        ("curves-384.npz", " at 384", 3),
+        ("curves-1000.npz", " to 1000", 3),
+    ],
+)
+def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, least):
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
     page = (ROOT / "docs" / "optimizers.md").read_text("utf-8")
     shown = 0
     for problem in study.problems(found):
         fields = [study.field(found, problem, budget) for budget in found.budgets]
         for name, make in study_report.TABLES.items():
-            if (mark := f"<!-- {problem}{size}: {name} -->\n") in page:
+            if (mark := f"<!-- {problem}{which}: {name} -->\n") in page:
                 assert page.partition(mark)[2].startswith(records.markdown(make(found, fields)))
                 shown += 1
     assert shown >= least
