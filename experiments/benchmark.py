@@ -83,7 +83,7 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
     weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
     direct = vgg.prepare(network, deepest, "direct")
-    read = strips.reading(form.strips) if form.strips > 1 else objective.WHOLE
+    read = strips.reading(form.strips)
 
     @convolution.jit
     def targets(style: jax.Array) -> list[objective.Region]:
@@ -119,7 +119,7 @@ def measure_step(size: int, method: str, batch: int, saving: Saving, repeats: in
     """One evaluation of loss and gradient."""
     form = objective.GATYS._replace(**saving._asdict())
     problem, image = posed(size, method, form)
-    evaluate = functools.partial(strips.evaluate if form.strips > 1 else objective.evaluate, form)
+    evaluate = training.evaluation(form)
     if batch > 1:
         evaluate, image = jax.vmap(evaluate, (None, 0)), jnp.stack([image] * batch)
     begun = time.perf_counter()
@@ -135,13 +135,13 @@ def measure_step(size: int, method: str, batch: int, saving: Saving, repeats: in
     }
 
 
-def measure_optimizer(size: int, method: str, text: str, repeats: int) -> dict[str, Any]:
+def measure_optimizer(size: int, method: str, saving: Saving, text: str, repeats: int) -> dict[str, Any]:
     """Whole training steps, and the share of their time that is not spent evaluating."""
-    problem, image = posed(size, method, objective.GATYS)
+    form = objective.GATYS._replace(**saving._asdict())
+    problem, image = posed(size, method, form)
     spec = catalogue.parse(text)
-    program = training.program(objective.GATYS, spec.name, spec.static)
-    evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
-    evaluate = evaluate.lower(problem, image).compile()
+    program = training.program(form, spec.name, spec.static)
+    evaluate = convolution.jit(training.evaluation(form)).lower(problem, image).compile()
     memory.keep_freed(memory.required(evaluate))
     init, step, *_ = program
     if spec.name not in catalogue.ON_HOST:
@@ -322,7 +322,7 @@ def measured(asked: Rows) -> Iterator[dict[str, Any]]:
             seconds = summary(found.pop("seconds"))
             yield {"row": "step", **where, "batch": batch, **saving._asdict(), **seconds, **found}
         for text in asked.optimizers:
-            found = alone(measure_optimizer, size, method, text, repeats)
+            found = alone(measure_optimizer, size, method, asked.savings[0], text, repeats)
             yield {"row": "optimizer", **where, "optimizer": text, **found}
         for found in alone(measure_layers, size, method, repeats) if asked.layers else ():
             yield {"row": "layer", **where, **found}

@@ -338,21 +338,17 @@ def _regions(
 
 
 def _pose(form: objective.Form, *arguments: Any) -> objective.Problem:
-    return objective.pose(form, *arguments, read=_read(form))
+    return objective.pose(form, *arguments, read=strips.reading(form.strips))
 
 
 def _pose_regions(
     form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, styles: list, seed: np.uint32
 ) -> list[objective.Region]:
     key = start.stream(seed, "style_loss")
-    return objective.regions(form, layers, network, styles, key, _read(form))
+    return objective.regions(form, layers, network, styles, key, strips.reading(form.strips))
 
 
 def _choose(
     form: objective.Form, layers: Sequence[str], network: vgg.PreparedNetwork, picture: Any, regions: Any
 ) -> Sequence[Mapping[str, Any]]:
-    return objective.choices(form, layers, network, picture, regions, _read(form))
-
-
-def _read(form: objective.Form) -> objective.Read | None:
-    return strips.reading(form.strips) if form.strips > 1 else None
+    return objective.choices(form, layers, network, picture, regions, strips.reading(form.strips))

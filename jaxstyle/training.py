@@ -261,6 +261,14 @@ def _result(method: Method, state: TransferState) -> Image:
     return method.keeper.image(state.kept, state.iterate)
 
 
+def evaluation(
+    form: objective.Form,
+) -> Callable[[objective.Problem, objective.Image], objective.Evaluation]:
+    """Loss and gradient of an image, in a form's strips or on its devices."""
+    evaluate = objective.evaluate if form.devices == 1 else rows.evaluate
+    return functools.partial(strips.evaluate if form.strips > 1 else evaluate, form)
+
+
 @functools.cache
 def program(
     form: objective.Form,
@@ -285,9 +293,7 @@ def program(
     """
     if clip and name in catalogue.ON_HOST:
         raise ValueError(f"{name} cannot clip its iterates")
-    evaluate = objective.evaluate if form.devices == 1 else rows.evaluate
-    evaluate = strips.evaluate if form.strips > 1 else evaluate
-    evaluate = functools.partial(evaluate, form)
+    evaluate = evaluation(form)
     if name in catalogue.ON_HOST:
         evaluate = convolution.jit(evaluate)
     draws = name in catalogue.FIRST_ORDER

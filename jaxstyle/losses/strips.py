@@ -24,7 +24,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from jaxstyle.losses.base import Group, position_weights
-from jaxstyle.losses.objective import Evaluation, Form, Image, Problem, Read, Scalar, Terms
+from jaxstyle.losses.objective import WHOLE, Evaluation, Form, Image, Problem, Read, Scalar, Terms
 from jaxstyle.losses.terms import Features, Guide, gatys_content
 from jaxstyle.network import vgg
 
@@ -323,8 +323,10 @@ def _weights(name: str, shape: Sequence[int], guide: Guide | None, here: Callabl
 def reading(strips: int) -> Read:
     """How `objective.pose` takes pictures through the network in strips, by the memory of a window and of block 2.
 
-    The style loss must have parts.
+    In more than one the style loss must have parts.
     """
+    if strips == 1:
+        return WHOLE
     return Read(functools.partial(_features, strips), functools.partial(_targets, strips))
 
 
