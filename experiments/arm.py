@@ -5,7 +5,7 @@ import functools
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 from jaxstyle.runs.clocks import Pace
 
-from . import inputs, launch, regions
+from . import inputs, launch, program_cache, regions
 from .cache import Cache, signature
 from .settings import Settings, record
 from .task import Task, needs_less, pose
@@ -124,7 +124,7 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     build = _on_host if spec.name in catalogue.ON_HOST else _on_mesh
     shapes = tuple(task.shapes[max(number - 1, 0) : number + 1])
     key = static, shapes, number > 0, here.grid, signature((here.problem, values))
-    return cache.get(key, lambda: build(make, task, number, here, values))
+    return cache.get(key, lambda: build(make, task, number, here, values, key))
 
 
 def seconds_of_evaluation(
@@ -148,7 +148,12 @@ def _choices(task: Task, number: int) -> Sequence[Mapping[str, Any]]:
 
 
 def _on_host(
-    program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
+    program: training.Program,
+    task: Task,
+    number: int,
+    here: Place,
+    values: Mapping[str, jax.Array],
+    _: Hashable,
 ) -> Compiled:
     """The programs of an optimizer that drives from the host.
 
@@ -169,9 +174,14 @@ def _on_host(
 
 
 def _on_mesh(
-    program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
+    program: training.Program,
+    task: Task,
+    number: int,
+    here: Place,
+    values: Mapping[str, jax.Array],
+    key: Hashable,
 ) -> Compiled:
-    """The programs of an optimizer on the devices of a mesh."""
+    """The programs of an optimizer on the devices of a mesh; the key is of them all."""
     begun, (grid, form, problem), shape = time.perf_counter(), here, task.shapes[number]
 
     def states(number: int) -> mesh.States:
@@ -216,11 +226,21 @@ def _on_mesh(
         donate_argnums=1,
     )
     settled = jax.jit(settle, in_shardings=(after.shardings, *lie), out_shardings=after.shardings)
-    with mesh.told(grid):
-        each = each.lower(problem, after.folded())
-        first, settled = first.lower(*given), settled.lower(after.folded(), *given)
-    each = each.compile()
-    result = jax.jit(lambda state: program.result(after.unfold(state)), out_shardings=whole)
+    result = jax.jit(
+        lambda state: program.result(after.unfold(state)),
+        in_shardings=(after.shardings,),
+        out_shardings=whole,
+    )
+
+    def compile_(name: str, function: Any, *arguments: Any) -> jax.stages.Compiled:
+        def lower() -> jax.stages.Lowered:
+            with mesh.told(grid):
+                return function.lower(*arguments)
+
+        return program_cache.compiled((name, key), lower, tuple(grid.devices.flat))
+
+    folded = after.folded()
+    each = compile_("step", each, problem, folded)
     # Memory grows with the image: what the last scale will need is known before the first begins.
     constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
     # But a strip's window does not grow so; then each scale is checked when it begins.
@@ -229,7 +249,8 @@ def _on_mesh(
     free = memory.available(grid.devices.flat)
     memory.check(needed, free, *task.shapes[-1][:2], constant, needs_less(form))
     memory.keep_freed(needed)
-    first, settled = first.compile(), settled.compile()
+    first, settled = compile_("unseen", first, *given), compile_("settle", settled, folded, *given)
+    result = compile_("result", result, folded)
 
     def begin(problem: objective.Problem, choose: Choose, *given: Any) -> training.TransferState:
         unseen = first(*given)

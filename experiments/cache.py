@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxstyle.network import convolution
 from jaxstyle.runs import memory
 
+from . import program_cache
+
 
 class Cache:
     """Values by their keys, each made when it is first asked for. A command's main makes one and hands it down.
@@ -33,10 +35,12 @@ class Cache:
           UserError: a picture of this shape is too large for the memory that is free.
         """
 
-        def compile_() -> jax.stages.Compiled:
-            return convolution.jit(functools.partial(function, *static)).lower(*arguments).compile()
+        key = function, static, signature(arguments)
 
-        compiled = self.get((function, static, signature(arguments)), compile_)
+        def lower() -> jax.stages.Lowered:
+            return convolution.jit(functools.partial(function, *static)).lower(*arguments)
+
+        compiled = self.get(key, lambda: program_cache.compiled(key, lower, jax.local_devices()[:1]))
         memory.check(memory.required(compiled), memory.available(), *shape[:2])
         return compiled(*arguments)
 

@@ -24,8 +24,8 @@ from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
 
-from . import arm, task
-from .cache import Cache
+from . import arm, program_cache, task
+from .cache import Cache, signature
 from .settings import Settings
 
 #: What a step of a lane records; NaN after it diverged.
@@ -128,7 +128,15 @@ def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) ->
         out_shardings=(states.shardings, whole),
         donate_argnums=1,
     )
-    compiled = advance.lower(problem, states.folded()).compile()
+    folded, given = states.folded(), (posed.start, values)
+    key = form, spec.name, spec.static, posed.settings.clip, grid, signature((problem, given))
+
+    def compile_(name: str, function: Any, *arguments: Any) -> jax.stages.Compiled:
+        devices = tuple(grid.devices.flat)
+        return program_cache.compiled(("lanes", name, key), lambda: function.lower(*arguments), devices)
+
+    compiled = compile_("step", advance, problem, folded)
+    first, settled = compile_("unseen", first, *given), compile_("settle", settled, folded)
 
     def init(problem: objective.Problem, *given: Any) -> training.TransferState:
         seen, _ = compiled(problem, first(*given))
