@@ -148,7 +148,6 @@ def _read(path: pathlib.Path, devices: Sequence[jax.Device]) -> jax.stages.Compi
         return None
 
 
-@functools.cache
 def _find_lapack() -> None:
     """Has JAX look for the LAPACK that a program calls, which it does when it lowers the first one that does.
 

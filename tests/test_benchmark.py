@@ -17,9 +17,9 @@ def rows(*flags):
 
 
 def test_every_row_is_a_line_of_json_that_says_what_was_measured():
-    found = rows("--convolutions=direct", "--batches=1,2", "--strips=2", "--layers", "--optimizers=adam")
+    found = rows("--convolutions=direct", "--batches=2", "--strips=2", "--layers", "--optimizers=adam")
     steps = [row for row in found if row["row"] == "step"]
-    assert [(row["batch"], row["strips"], row["remat"]) for row in steps] == [(1, 2, False), (2, 2, False)]
+    assert [(row["batch"], row["strips"], row["remat"]) for row in steps] == [(2, 2, False)]
     for row in steps:
         assert 0 < row["min_s"] <= row["median_s"] < 60
         assert row["compile_s"] > 0
