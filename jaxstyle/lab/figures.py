@@ -134,8 +134,8 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds
 
 def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
     """The total loss of one run and its weighted terms by step; `rows` are of `journal.COLUMNS`."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8, 5))
+    axes = figure.add_axes((0.09, 0.1, 0.895, 0.875))  # by hand: a layout is found by drawing all twice
     low, high = loss_range([rows])
     # Down to a term of 1/300: one that is next to nothing should not flatten all others.
     axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(low / 300, high))

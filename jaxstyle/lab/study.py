@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from jaxstyle.lab import records
 
@@ -192,6 +191,8 @@ def mean_interval(ratios: Float[np.ndarray, " pairs"], seed: int = 0) -> Interva
 
     Of equal ratios, or of a single one, the interval is the value; one that is infinite makes all infinite.
     """
+    from scipy import stats  # here, as it takes half a second that no figure of a run should wait for
+
     value = geometric_mean(ratios)
     if not math.isfinite(value):
         return Interval(math.inf, math.inf, math.inf)
@@ -243,6 +244,8 @@ class Ranks(NamedTuple):
 
 def ranks(losses: Float[np.ndarray, "arms pairs"]) -> Ranks:
     """Ranks by loss, of three arms or more on two pairs or more."""
+    from scipy import stats  # here, see `mean_interval`
+
     arms, pairs = losses.shape
     mean = stats.rankdata(losses, axis=0).mean(1)
     q = stats.studentized_range.ppf(0.95, arms, np.inf) / math.sqrt(2)

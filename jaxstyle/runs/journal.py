@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -168,6 +169,7 @@ def _cpu_model() -> str:
     return platform.processor()
 
 
+@functools.cache
 def _code_sha256() -> str:
     """Of the sources of this package and of the commands, which are beside it in a clone, in it in a wheel."""
     package, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
@@ -182,6 +184,7 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """The commit of the clone that the package runs from, if it does."""
     try:
