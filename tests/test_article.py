@@ -2,9 +2,8 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
+import narrow
 import numpy as np
 import pytest
 
@@ -144,13 +143,7 @@ def test_losses_are_those_that_a_budget_pays_for(runs):
 
 
 def command(*flags, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.article", *map(str, flags)],
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    return narrow.run("experiments.article", *flags, cwd=cwd)
 
 
 def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):

@@ -541,20 +541,8 @@ def test_files_of_no_run_are_never_overwritten(tmp_path, stylize):
 # --- would this machine give the same result? ---------------------------------------------------------------------
 
 
-def measure(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.measure", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_measure_tells_how_much_is_left_of_the_photo_and_how_much_of_the_style_has_come(whole):
-    done = measure(f"--result={whole}", f"--result={whole}")
-    assert done.returncode == 0, done.stderr
+    done = narrow.run("experiments.measure", f"--result={whole}", f"--result={whole}", check=True)
     first, second = map(json.loads, done.stdout.splitlines())
     assert first == second
     assert first["result"] == str(whole)
@@ -563,7 +551,7 @@ def test_measure_tells_how_much_is_left_of_the_photo_and_how_much_of_the_style_h
 
 
 def test_measure_needs_the_folder_of_a_run(tmp_path):
-    done = measure(f"--result={tmp_path}")
+    done = narrow.run("experiments.measure", f"--result={tmp_path}")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "run.flags" in done.stderr
