@@ -120,11 +120,12 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
       UserError: there is not the memory for this scale or the last.
     """
     static = (here.form, spec.name, spec.static, task.settings.clip, task.settings.keep)
-    values, make = hyperparameters(spec, task.settings.seed), training.program(*static)
-    build = _on_host if spec.name in catalogue.ON_HOST else _on_mesh
+    values, program = hyperparameters(spec, task.settings.seed), training.program(*static)
     shapes = tuple(task.shapes[max(number - 1, 0) : number + 1])
     key = static, shapes, number > 0, here.grid, signature((here.problem, values))
-    return cache.get(key, lambda: build(make, task, number, here, values, key))
+    if spec.name in catalogue.ON_HOST:
+        return cache.get(key, lambda: _on_host(program, task, number, here, values))
+    return cache.get(key, lambda: _on_mesh(program, task, number, here, values, key))
 
 
 def seconds_of_evaluation(
@@ -148,12 +149,7 @@ def _choices(task: Task, number: int) -> Sequence[Mapping[str, Any]]:
 
 
 def _on_host(
-    program: training.Program,
-    task: Task,
-    number: int,
-    here: Place,
-    values: Mapping[str, jax.Array],
-    _: Hashable,
+    program: training.Program, task: Task, number: int, here: Place, values: Mapping[str, jax.Array]
 ) -> Compiled:
     """The programs of an optimizer that drives from the host.
 

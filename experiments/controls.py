@@ -58,6 +58,7 @@ CONTROLS = (
             Choice("luminance", "the photo's", "preserve_color-luminance"),
             Choice("histogram", "by histogram", "preserve_color-histogram"),
             Choice("linear", "by linear map", "preserve_color-linear"),
+            Choice("palette", "its hues in the style's palette", "preserve_color-palette"),
         ),
     ),
     Control(

@@ -152,7 +152,7 @@ class Settings:
         "none",
         list(color.PRESERVE),
         "Keep the photo's colours: style in luminance alone, or style pictures recoloured by histogram or by a "
-        "linear map.",
+        "linear map. Or its hues alone, moved to the palette of the style, as --style_loss=nearest may want it.",
     )
     content_mask: tuple[str, ...] | None = _paths(
         None,

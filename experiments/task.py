@@ -87,6 +87,11 @@ def read_form(settings: Settings) -> objective.Form:
             f"--style={shares[max(shares)]}: --style_loss={name} takes of all style pictures what is "
             "nearest, whatever their shares; leave these out, or give each picture its --content_mask"
         )
+    if settings.preserve_color == "palette" and any([*masks, *(settings.style_mask or ()), settings.regions]):
+        raise UserError(
+            "--preserve_color=palette: gives the whole picture the palette of whole pictures; leave out masks and "
+            "--regions"
+        )
     if form.strips > 1 and not strips.divisible(form):
         raise UserError(
             f"--strips={form.strips}: --loss={settings.loss} with --style_loss={name} and "
@@ -219,6 +224,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
     settings = inputs.with_recipe(settings, recipe, shapes[-1])
     finish = color.PRESERVE[settings.preserve_color].finish
     photos = {each.photo.shape: each.photo for each in given}
+    palette = [(each.picture, each.share) for each in given[-1].styles]
 
     @functools.cache
     def problem(number: int) -> objective.Problem:
@@ -236,7 +242,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
         problem=problem,
         choices=choices,
         start=begin,
-        finish=lambda image: finish(image, photos[image.shape]),
+        finish=lambda image: finish(image, photos[image.shape], palette),
         facts={
             "pictures": describe([*given[-1].sources, *begun_from]),
             "weights": {"name": settings.weights, "sha256": network.sha256},

@@ -46,7 +46,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "style_scale": ("1", "0.7", "1.9"),
     "pooling": ("max", "average", "l2"),
     "padding": (None, "zero", "edge"),
-    "preserve_color": ("none", "luminance", "histogram", "linear"),
+    "preserve_color": ("none", "luminance", "histogram", "linear", "palette"),
     "content_mask": (None, "@/left.png"),
     "style_mask": (None, "@/top.png"),
     "regions": (None, "2", "3"),
@@ -90,6 +90,10 @@ REFUSED = (
     lambda f: f.get("style_loss") == "mrf" and " " in f.get("style", "") and not f.get("content_mask"),
     lambda f: f.get("regions") and " " in f.get("style", ""),
     lambda f: f.get("regions") and (f.get("content_mask") or f.get("style_mask")),
+    lambda f: (
+        f.get("preserve_color") == "palette"
+        and (f.get("regions") or f.get("content_mask") or f.get("style_mask"))
+    ),
 )
 
 

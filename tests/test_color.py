@@ -1,4 +1,4 @@
-"""Preserving colour: against NumPy's statistics, sorting, and colorsys."""
+"""Preserving colour: against NumPy's statistics, sorting, colorsys, and published values."""
 
 import colorsys
 
@@ -76,8 +76,66 @@ def test_luminance_of_a_style_picture_is_matched_to_the_photos():
     np.testing.assert_allclose((matched.mean(), matched.std()), (wanted.mean(), wanted.std()), rtol=1e-4)
 
 
+def test_oklab_has_the_published_values_of_the_primaries():
+    colours = np.float32([[[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]])
+    expected = [
+        [1, 0, 0],
+        [0.6280, 0.2249, 0.1258],
+        [0.8664, -0.2339, 0.1795],
+        [0.4520, -0.0325, -0.3115],
+        [0, 0, 0],
+    ]
+    np.testing.assert_allclose(color.oklab(colours)[0], expected, atol=1e-4)
+
+
+def test_oklab_goes_back_to_the_bytes_that_it_is_of():
+    colours = np.random.default_rng(4).integers(0, 256, (40, 50, 3)).astype(np.float32)
+    found = color.from_oklab(color.oklab(colours))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, colours, atol=0.05)
+
+
+def gradient(seed, shape):
+    """Smooth, so that means over neighbours change little, and of no colour that sRGB lacks."""
+    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]] / max(shape)
+    mixed = np.stack([rows, columns, rows * columns], 2) @ np.random.default_rng(seed).uniform(
+        -60, 60, (3, 3)
+    )
+    return np.float32(mixed + 128)
+
+
+def test_in_a_palette_the_result_keeps_its_lightness_and_the_photos_hues_have_the_styles_moments():
+    result, content = gradient(3, (80, 96)), gradient(4, (80, 96))
+    styles = [(gradient(5, (60, 60)), 3.0), (gradient(6, (40, 70)), 1.0)]
+    found = color.oklab(color.to_palette(result, content, styles)).astype(float)
+    each = [color.oklab(picture).astype(float).reshape(-1, 3) for picture, _ in styles]
+    # A draw from a mixture: of the first in three cases of four.
+    drawn = np.concatenate([np.repeat(each[0], 3 * len(each[1]), 0), np.repeat(each[1], len(each[0]), 0)])
+    lightness = np.clip(color.oklab(result)[..., 0], drawn[:, 0].min(), drawn[:, 0].max())
+    np.testing.assert_allclose(found[..., 0], lightness, atol=2e-3)
+    hues, wanted = found[..., 1:].reshape(-1, 2), drawn[:, 1:]
+    np.testing.assert_allclose(hues.mean(0), wanted.mean(0), atol=2e-3)
+    covariance = np.cov(wanted, rowvar=False)
+    np.testing.assert_allclose(np.cov(hues, rowvar=False), covariance, atol=0.1 * covariance.max())
+
+
+def test_in_a_grey_palette_all_is_grey():
+    found = color.to_palette(CONTENT, CONTENT, [(color.luminance(STYLE), 1.0)])
+    assert np.ptp(found, axis=2).max() < 0.5
+
+
+def test_hues_end_where_lightness_does():
+    """The photo's edge, two pixels away, is blurred up to there and not beyond."""
+    result, content = np.full((2, 20, 20, 3), 60, np.float32)
+    result[:, 10:], content[:, 8:] = 220, (90, 20, 160)
+    hues = color.oklab(color.to_palette(result, content, [(CONTENT, 1.0)]))[..., 1:]
+    steps = np.abs(np.diff(hues[5, :, 0]))
+    assert steps[9] > 2 * steps[6]
+    np.testing.assert_allclose(hues, np.broadcast_to(hues[:1], hues.shape), atol=1e-5)
+
+
 def test_none_leaves_everything_as_it_is():
     prepare_content, prepare_style, finish = color.PRESERVE["none"]
     assert prepare_content(CONTENT) is CONTENT
     assert prepare_style(STYLE, CONTENT) is STYLE
-    assert finish(STYLE, CONTENT) is STYLE
+    assert finish(STYLE, CONTENT, [(STYLE, 1.0)]) is STYLE

@@ -22,6 +22,7 @@ from PIL import Image
 from experiments import arm, task
 from experiments.cache import Cache
 from experiments.settings import Settings
+from jaxstyle.images import color, pictures
 from jaxstyle.network import weights
 
 STEPS = 12
@@ -294,6 +295,14 @@ BAD = {
     ),
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
     "strips of similarities": (["--content_loss=self_similarity", "--strips=2"], "--strips=2"),
+    "one palette for several regions": (
+        ["--preserve_color=palette", "--regions=2"],
+        "--preserve_color=palette",
+    ),
+    "one palette for a part of a picture": (
+        ["--preserve_color=palette", "--style_mask={folder}/content.png"],
+        "--preserve_color=palette",
+    ),
     "shares for what is nearest": (
         ["--style_loss=mrf", "--style=sample:night:2", "--style=sample:facets"],
         "--style=sample:night:2",
@@ -395,6 +404,21 @@ def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, styli
         _, *kept = picture.convert("YCbCr").split()
     for before, after in zip(chroma, kept, strict=True):
         assert np.abs(np.asarray(before, int) - np.asarray(after, int)).mean() < 4
+
+
+def test_the_photos_hues_in_the_palette_of_two_styles(folder, stylize):
+    """What is optimised is the same; the picture alone is another."""
+    photo, own, moved = folder / "content.png", folder / "own", folder / "moved"
+    flags = f"--content={photo}", "--steps=2", *narrow.FEW, f"--style={folder / 'style.png'}:3"
+    flags = (*flags, "--style=sample:facets")
+    for workdir, more in ((own, ()), (moved, ("--preserve_color=palette",))):
+        status, _, errors = stylize(*flags, f"--workdir={workdir}", *more)
+        assert status == 0, errors
+    styles = [(pictures.read(folder / "style.png", 32), 3.0), (pictures.read("sample:facets", 32), 1.0)]
+    result, found = (pictures.read(workdir / "image.png") for workdir in (own, moved))
+    expected = color.to_palette(result, pictures.read(photo, 32), styles)
+    np.testing.assert_allclose(found, expected, atol=2)  # of rounding before and after
+    assert np.abs(found - result).mean() > 5
 
 
 @pytest.mark.parametrize(("name", "kept"), [("wasserstein", "squares"), ("nearest", "self_similarity")])
