@@ -193,7 +193,9 @@ def broken(flags: Flags, folder: pathlib.Path, given: Sequence[str]) -> str | No
         return f"no {flags['output']}"
     if (run / "animation.webp").is_file() != (flags["save_every"] != "0"):
         return "animation.webp"
-    done = execute("stylize", [f"--flagfile={run / 'run.flags'}", f"--workdir={again}"], folder)
+    # Compiled anew: what other sets left in the folder of programs is not to be taken for its own.
+    given_back = f"--flagfile={run / 'run.flags'}", "--compilation_cache=", f"--workdir={again}"
+    done = execute("stylize", given_back, folder)
     if done.status or results(again) != made:
         return f"another result from run.flags: status {done.status}: {done.errors}"
     done = execute("stylize", [*given, f"--workdir={run}"], folder)
