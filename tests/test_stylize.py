@@ -408,7 +408,7 @@ def test_from_coarse_to_fine_with_snapshots_and_the_photos_colours(folder, styli
 
 def test_the_photos_hues_in_the_palette_of_two_styles(folder, stylize):
     """What is optimised is the same; the picture alone is another."""
-    photo, own, moved = folder / "content.png", folder / "own", folder / "moved"
+    photo, own, moved = folder / "content.png", folder / "hues-own", folder / "hues"
     flags = f"--content={photo}", "--steps=2", *narrow.FEW, f"--style={folder / 'style.png'}:3"
     flags = (*flags, "--style=sample:facets")
     for workdir, more in ((own, ()), (moved, ("--preserve_color=palette",))):
