@@ -9,6 +9,7 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 import dataclasses
 import glob
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -149,7 +150,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
             image = processes.first(lambda: pictures.read_result(directory / "image.png", given.bits))
             if request.preview:
                 request.preview.show(image)
-            copy(image, record, directory, posed.settings, request)
+            copy(lambda: image, record, directory, posed.settings, request)
             return
         print("compiling …", flush=True)
         preview = request.preview
@@ -178,7 +179,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
             )
         tell(result)
         plot(directory)
-        copy(posed.finish(result.image), record, directory, posed.settings, request)
+        copy(lambda: posed.finish(result.image), record, directory, posed.settings, request)
 
 
 def tell(result: loop.Result) -> None:
@@ -210,7 +211,7 @@ def plot(directory: pathlib.Path) -> None:
 
 @processes.alone
 def copy(
-    image: np.ndarray,
+    image: Callable[[], np.ndarray],
     record: str,
     directory: pathlib.Path,
     given: Settings,
@@ -223,7 +224,7 @@ def copy(
     """
     picture = directory / "image.png"
     if request.output:
-        pictures.write(request.output, image, record, request.quality, given.bits)
+        pictures.write(request.output, image(), record, request.quality, given.bits)
     print(f"picture: {request.output or picture}")
 
 

@@ -1,7 +1,6 @@
 """The page of the six experiments: curves in one file, verdicts by pair, how they move with the thresholds."""
 
 import json
-import pathlib
 
 import narrow
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from jaxstyle.lab import article, records
 from jaxstyle.lab.curves import STATED, Curve
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 200
 K = np.arange(STEPS + 1)
 

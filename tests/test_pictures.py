@@ -549,9 +549,8 @@ def test_a_huge_file_is_refused_unread(tmp_path):
 def test_a_file_that_decodes_slowly_is_given_up(tmp_path, monkeypatch):
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P3 1000 1000 255\n" + b"1 " * 3_000_000)
-    looks = (
-        itertools.count()
-    )  # at a clock that goes on by a second each time: the header is read byte by byte
+    # A clock that goes on by a second at each look. The header is read byte by byte.
+    looks = itertools.count()
     monkeypatch.setattr(decode, "time", types.SimpleNamespace(monotonic=lambda: next(looks)))
     monkeypatch.setattr(decode, "MAX_SECONDS", 20)
     assert "takes longer than 20 s" in refusal(path)
