@@ -222,9 +222,12 @@ def pose(settings: Settings, cache: Cache) -> Task:
     shapes = [each.photo.shape for each in given]
     weighting = inputs.weighting(recipe, shapes[-1])
     settings = inputs.with_recipe(settings, recipe, shapes[-1])
-    finish = color.PRESERVE[settings.preserve_color].finish
     photos = {each.photo.shape: each.photo for each in given}
     palette = [(each.picture, each.share) for each in given[-1].styles]
+
+    @functools.cache
+    def finish(shape: tuple[int, int, int]) -> color.Finish:
+        return color.PRESERVE[settings.preserve_color].finish(photos[shape], palette)
 
     @functools.cache
     def problem(number: int) -> objective.Problem:
@@ -242,7 +245,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
         problem=problem,
         choices=choices,
         start=begin,
-        finish=lambda image: finish(image, photos[image.shape], palette),
+        finish=lambda image: finish(image.shape)(image),
         facts={
             "pictures": describe([*given[-1].sources, *begun_from]),
             "weights": {"name": settings.weights, "sha256": network.sha256},

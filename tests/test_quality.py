@@ -329,7 +329,7 @@ def test_with_the_colours_kept_a_result_in_the_style_that_the_run_was_given_is_n
 ):
     photo, style = pictures.read(files["photo"]), pictures.read(files["style"], (48, 32))
     given = color.PRESERVE[preserve]
-    result = given.finish(given.prepare_style(style, photo), photo)
+    result = given.finish(photo, [(style, 1.0)])(given.prepare_style(style, photo))
     flags = {"size": "48x32", "preserve_color": preserve}
     kept = row(make_run("kept", result, **flags), narrow)
     not_kept = row(make_run("not kept", result, size="48x32"), narrow)

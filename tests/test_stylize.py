@@ -416,7 +416,7 @@ def test_the_photos_hues_in_the_palette_of_two_styles(folder, stylize):
         assert status == 0, errors
     styles = [(pictures.read(folder / "style.png", 32), 3.0), (pictures.read("sample:facets", 32), 1.0)]
     result, found = (pictures.read(workdir / "image.png") for workdir in (own, moved))
-    expected = color.to_palette(result, pictures.read(photo, 32), styles)
+    expected = color.to_palette(pictures.read(photo, 32), styles)(result)
     np.testing.assert_allclose(found, expected, atol=2)  # of rounding before and after
     assert np.abs(found - result).mean() > 5
 

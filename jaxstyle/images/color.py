@@ -73,13 +73,16 @@ def match_luminance(style: Image, content: Image) -> Image:
 #: Style pictures and their shares.
 Styles = Sequence[tuple[Image, float]]
 
+#: What is done to a result, of the photo's shape.
+Finish = Callable[[Image], Image]
 
-def recolor(result: Image, content: Image, *_: Styles) -> Image:
-    """The luminance of the result with the colour differences of the photo. Section 4.2.
+
+def recolor(content: Image, _: Styles) -> Finish:
+    """Gives the luminance of a result the colour differences of the photo. Section 4.2.
 
     In YIQ a change of Y alone is the same change of R, G and B.
     """
-    return np.float32(content + (luminance(result) - luminance(content)))
+    return lambda result: np.float32(content + (luminance(result) - luminance(content)))
 
 
 #: Of linear sRGB to cones, and of their cube roots to Oklab: Ottosson, "A perceptual color space for image
@@ -114,8 +117,8 @@ def from_oklab(image: Image) -> Image:
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def to_palette(result: Image, content: Image, styles: Styles) -> Image:
-    """The lightness of the result, with the photo's hues under the linear map that gives them the mean and the
+def to_palette(content: Image, styles: Styles) -> Finish:
+    """Gives the lightness of a result the photo's hues, under the linear map that gives them the mean and the
     covariance of the styles', in Oklab.
 
     Edges of hue go where those of lightness are, and nothing leaves the range that the styles have. With this ends
@@ -128,11 +131,15 @@ def to_palette(result: Image, content: Image, styles: Styles) -> Image:
     mean = sum(share * each.mean(0, dtype=np.float64) for each, share in hues)
     # About the mean of all.
     square = sum(share * _square(each - mean) for each, share in hues)
-    lightness = np.clip(oklab(result)[..., :1], lowest[0], highest[0])
     own = oklab(content)[..., 1:]
-    moved = _with_moments(np.float64(own).reshape(-1, 2), mean, square).reshape(own.shape)
-    moved = np.clip(_along_edges(np.float32(moved), lightness), lowest[1:], highest[1:])
-    return from_oklab(np.concatenate([lightness, moved], 2))
+    moved = np.float32(_with_moments(np.float64(own).reshape(-1, 2), mean, square)).reshape(own.shape)
+
+    def finish(result: Image) -> Image:
+        lightness = np.clip(oklab(result)[..., :1], lowest[0], highest[0])
+        kept = np.clip(_along_edges(moved, lightness), lowest[1:], highest[1:])
+        return from_oklab(np.concatenate([lightness, kept], 2))
+
+    return finish
 
 
 def _square(values: Float[np.ndarray, "pixels n"]) -> Float[np.ndarray, "n n"]:
@@ -163,23 +170,26 @@ def _along_edges(
 class Preserve(NamedTuple):
     """What is done to the pictures before, and to the result afterwards.
 
-    `prepare_style` and `finish` are given the photo in its own colours as their second argument, and `finish` the
-    style pictures.
+    `prepare_style` is given the photo in its own colours as its second argument, and `finish` as its first.
     """
 
     prepare_content: Callable[[Image], Image]
     prepare_style: Callable[[Image, Image], Image]
-    finish: Callable[[Image, Image, Styles], Image]
+    finish: Callable[[Image, Styles], Finish]
 
 
 def _first(image: Image, *_: object) -> Image:
     return image
 
 
+def _as_it_is(*_: object) -> Finish:
+    return _first
+
+
 PRESERVE = {
-    "none": Preserve(_first, _first, _first),
+    "none": Preserve(_first, _first, _as_it_is),
     "luminance": Preserve(luminance, match_luminance, recolor),
-    "histogram": Preserve(_first, match_histogram, _first),
-    "linear": Preserve(_first, match_linear, _first),
+    "histogram": Preserve(_first, match_histogram, _as_it_is),
+    "linear": Preserve(_first, match_linear, _as_it_is),
     "palette": Preserve(_first, _first, to_palette),
 }
