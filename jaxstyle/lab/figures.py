@@ -11,8 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from jaxstyle.lab import records, study
@@ -59,6 +61,12 @@ def optimizer(label: str) -> str:
 def _plain(text: Any) -> None:
     """A file name is no formula, whatever dollars it has."""
     text.set_parse_math(False)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Numbers as they are written, on a logarithmic axis too; powers of ten as formulas take longer than all else."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:
@@ -135,15 +143,18 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds
 def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
     """The total loss of one run and its weighted terms by step; `rows` are of `journal.COLUMNS`."""
     figure = Figure(figsize=(8, 5))
-    axes = figure.add_axes((0.09, 0.1, 0.895, 0.875))  # by hand: a layout is found by drawing all twice
+    axes = figure.add_axes((0.11, 0.1, 0.875, 0.875))  # by hand: a layout is found by drawing all twice
     low, high = loss_range([rows])
     # Down to a term of 1/300: one that is next to nothing should not flatten all others.
     axes.set(xlabel="step", ylabel="loss", yscale="log", ylim=(low / 300, high))
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    plain_ticks(axes.yaxis)
     for column, name in enumerate(journal.COLUMNS[3:], 3):
-        axes.plot(rows[:, 0], rows[:, column], label=name, lw=2.2 if name == "total" else 1.4)
+        label = name if (rows[:, column] > 0).any() else None  # a term of weight 0 has no line to be seen
+        axes.plot(rows[:, 0], rows[:, column], label=label, lw=2.2 if name == "total" else 1.4)
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(*axes.get_legend_handles_labels(), frameon=False)
     return figure
 
 

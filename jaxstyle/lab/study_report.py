@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator
 
 from jaxstyle import files
 from jaxstyle.lab import figures, report, study
@@ -207,16 +207,11 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
     axes.set(ylim=(0.97, 2.5 * top), xlim=(2, field.budget), ylabel="lowest loss so far, over the best known")
     ticks = [n for n in (2, 5, 10, 25, 50, 100, 250, 500, 1000) if n <= field.budget]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    _plain_ticks(axes.xaxis)
+    figures.plain_ticks(axes.xaxis)
     axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]))
-    _plain_ticks(axes.yaxis)
+    figures.plain_ticks(axes.yaxis)
     _legend(figure, axes, "broad: the best;\nrate for the largest budget;\ngrey: the other arms")
     return figure
-
-
-def _plain_ticks(axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, axes, note: str) -> None:
@@ -243,7 +238,7 @@ def profile(found: Study, fields: Sequence[Field], target: float = 1.25) -> Figu
         else:
             axes.step(factors, share, color="#9aa3b0", lw=0.8, alpha=0.7, where="post")
     axes.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 5, 10]))
-    _plain_ticks(axes.xaxis)
+    figures.plain_ticks(axes.xaxis)
     _legend(figure, axes, "up and left is better")
     return figure
 
@@ -312,7 +307,7 @@ def sensitivity(found: Study, fields: Sequence[Field]) -> Figure | None:
     axes.axhspan(1, 1.1, color="#d9f2e1", alpha=0.6, lw=0)
     axes.set_ylim(0.97, 5)
     axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5]))
-    _plain_ticks(axes.yaxis)
+    figures.plain_ticks(axes.yaxis)
     _legend(figure, axes, f"after {field.budget} evaluations\ngreen: within 10 %")
     return figure
 
