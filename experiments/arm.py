@@ -38,11 +38,11 @@ Choose = Callable[[np.ndarray], Sequence[Mapping[str, Any]]]
 
 
 class Compiled(NamedTuple):
-    """What one scale of an arm needs, compiled, and the seconds that this took.
+    """What one scale of an arm needs, compiled.
 
     `begin` takes the problem, what an image there chooses of the style's targets (`Task.choices` of the scale), and
     the start image with the hyperparameters or the last state of the scale before. Tasks of one form share all of it.
-    `memory` is in bytes of a device, for the last scale; it is not known for what runs on the host. `moves` are those
+    `memory` is what a step takes of a device, in bytes; it is not known for what runs on the host. `moves` are those
     of a state from the host to where it lies, and back; none for what is on the host.
     """
 
@@ -50,7 +50,6 @@ class Compiled(NamedTuple):
     structure: training.TransferState
     step: Callable[..., tuple[training.TransferState, training.Metrics]]
     result: Callable[[training.TransferState], jax.Array]
-    seconds: float
     memory: int | None
     moves: Sequence[Callable[[training.TransferState], training.TransferState]] = ()
 
@@ -125,7 +124,27 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     key = static, shapes, number > 0, here.grid, signature((here.problem, values))
     if spec.name in catalogue.ON_HOST:
         return cache.get(key, lambda: _on_host(program, task, number, here, values))
-    return cache.get(key, lambda: _on_mesh(program, task, number, here, values, key))
+    ready = cache.get(key, lambda: _on_mesh(program, task, number, here, values, key))
+    needed, free = needed_at_last(ready, task, number, here), memory.available(here.grid.devices.flat)
+    memory.check(needed, free, *task.shapes[-1][:2], _constant(here.problem), needs_less(here.form))
+    memory.keep_freed(needed)
+    return ready
+
+
+def needed_at_last(ready: Compiled, task: Task, number: int, here: Place) -> int | None:
+    """Bytes of a device that the last scale of a task will need, as the programs of a scale before it tell.
+
+    Memory grows with the image. But a strip's window does not grow so; then each scale tells its own.
+    """
+    if ready.memory is None or here.form.strips > 1:
+        return ready.memory
+    pixels = np.prod(task.shapes[-1]) / np.prod(task.shapes[number])
+    return memory.at_size(ready.memory, _constant(here.problem), pixels)
+
+
+def _constant(problem: objective.Problem) -> int:
+    """Bytes of a problem that do not grow with the image."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
 
 
 def seconds_of_evaluation(
@@ -155,7 +174,7 @@ def _on_host(
 
     Its first call compiles the evaluation; that of a run is then as fast as all others.
     """
-    begun, shape = time.perf_counter(), task.shapes[number]
+    shape = task.shapes[number]
     structure = program.init(here.problem, jnp.zeros(shape), values)
     structure = structure._replace(choices=_choices(task, number))
 
@@ -165,8 +184,7 @@ def _on_host(
         choices = structure.choices and choose(np.asarray(program.enlarged(shape, *given)))
         return program.grow(shape, problem, *given, choices)
 
-    seconds = time.perf_counter() - begun
-    return Compiled(begin, structure, program.step, jax.jit(program.result), seconds, memory=None)
+    return Compiled(begin, structure, program.step, jax.jit(program.result), memory=None)
 
 
 def _on_mesh(
@@ -178,7 +196,7 @@ def _on_mesh(
     key: Hashable,
 ) -> Compiled:
     """The programs of an optimizer on the devices of a mesh; the key is of them all."""
-    begun, (grid, form, problem), shape = time.perf_counter(), here, task.shapes[number]
+    grid, problem, shape = here.grid, here.problem, task.shapes[number]
 
     def states(number: int) -> mesh.States:
         image = jax.ShapeDtypeStruct(task.shapes[number], jnp.float32)
@@ -237,14 +255,6 @@ def _on_mesh(
 
     folded = after.folded()
     each = compile_("step", each, problem, folded)
-    # Memory grows with the image: what the last scale will need is known before the first begins.
-    constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
-    # But a strip's window does not grow so; then each scale is checked when it begins.
-    more = np.prod(task.shapes[-1]) / np.prod(shape) if form.strips == 1 else 1
-    needed = memory.at_size(memory.required(each), constant, more)
-    free = memory.available(grid.devices.flat)
-    memory.check(needed, free, *task.shapes[-1][:2], constant, needs_less(form))
-    memory.keep_freed(needed)
     first, settled = compile_("unseen", first, *given), compile_("settle", settled, folded, *given)
     result = compile_("result", result, folded)
 
@@ -257,7 +267,7 @@ def _on_mesh(
         return settled(seen, *given)
 
     moves = after.put, after.fetch
-    return Compiled(begin, after.structure, each, result, time.perf_counter() - begun, needed, moves)
+    return Compiled(begin, after.structure, each, result, memory.required(each), moves)
 
 
 def run(
@@ -293,10 +303,11 @@ def run(
     regions.write(task.masks, directory)
 
     def load(number: int) -> loop.Programs:
-        here = place(task, number, grid)
+        here, begun = place(task, number, grid), time.perf_counter()
         ready, problem = compiled(task, spec, number, cache, here), here.problem
-        manifest["compile_seconds"] += ready.seconds
-        on_compiled(ready.seconds)
+        seconds = time.perf_counter() - begun
+        manifest["compile_seconds"] += seconds
+        on_compiled(seconds)
 
         def begin(state: training.TransferState | None) -> training.TransferState:
             # The step is given its state's buffers to write into, so the start image must be a copy.

@@ -9,6 +9,7 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 import dataclasses
 import glob
 import pathlib
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,8 +99,9 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
         shapes=smaller.shapes[tried:], problem=lambda k: smaller.problem(tried + k), start=start
     )
     devices = arm.spread(spec, cache)
-    here = arm.place(rest, 0, mesh.grid(devices))
+    here, begun = arm.place(rest, 0, mesh.grid(devices)), time.perf_counter()
     ready, problem = arm.compiled(rest, spec, 0, cache, here), here.problem
+    compiling = time.perf_counter() - begun
     first = start, arm.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, lambda image: (), *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
@@ -108,7 +110,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(height * width for height, width, _ in posed.shapes) / pixels[-1]
     free = memory.available(devices) / 2**30
-    needed, strips = ready.memory, posed.form.strips
+    needed, strips = arm.needed_at_last(ready, rest, 0, here), posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
         needed = task.expected(posed.form, list(problem.network.filters), posed.shapes[-1])
     told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
@@ -123,7 +125,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * (steps / scales + 1)
     kept = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
-    compiling = ready.seconds * (scales - bool(kept))  # what was compiled here a run finds
+    compiling *= scales - bool(kept)  # what was compiled here a run finds
     print(f"time: about {seconds:.0f} s, and {compiling:.0f} s to compile")
 
 
