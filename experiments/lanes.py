@@ -90,15 +90,14 @@ def compile_(
     while True:
         grid = mesh.grid(devices, count)
         count = -(-count // grid.shape["lanes"]) * grid.shape["lanes"]
-        lanes, sizes = _compiled(posed, spec, count, grid)
-        need = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        if not fewer or count == 1 or need <= memory.available(devices) / 2:
+        limit = memory.available(devices) / 2 if fewer and count > 1 else math.inf
+        if lanes := _compiled(posed, spec, count, grid, limit):
             return lanes
         count = math.ceil(count / 2)
 
 
-def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) -> tuple[Lanes, Any]:
-    """The programs on a mesh that has the lanes divide, and the memory of a step."""
+def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh, limit: float) -> Lanes | None:
+    """The programs on a mesh that has the lanes divide, if a step needs no more bytes than the limit."""
     _, form, problem = arm.place(posed, 0, grid)
     program = training.program(form, spec.name, spec.static, posed.settings.clip)
     unseen, step = jax.vmap(program.unseen, (None, 0)), jax.vmap(program.step, (None, 0))
@@ -136,13 +135,16 @@ def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh) ->
         return program_cache.compiled(("lanes", name, key), lambda: function.lower(*arguments), devices)
 
     compiled = compile_("step", advance, problem, folded)
+    sizes = compiled.memory_analysis()
+    if sizes.temp_size_in_bytes + sizes.argument_size_in_bytes > limit:
+        return None
     first, settled = compile_("unseen", first, *given), compile_("settle", settled, folded)
 
     def init(problem: objective.Problem, *given: Any) -> training.TransferState:
         seen, _ = compiled(problem, first(*given))
         return settled(seen)
 
-    return Lanes(count, grid, states, init, compiled), compiled.memory_analysis()
+    return Lanes(count, grid, states, init, compiled)
 
 
 def run(
