@@ -6,6 +6,7 @@
 All processes call these functions in the same order. One that is alone, which is the rule, waits for nobody.
 """
 
+import contextvars
 import faulthandler
 import functools
 import os
@@ -41,7 +42,7 @@ PATIENCE = 300.0
 _SHORT, _PART = 1024, 2**22
 
 #: Whether process 0 is doing what it alone does: it does not wait for the others then.
-_busy = False
+_busy = contextvars.ContextVar("busy", default=False)
 
 
 def join(coordinator: str | None, count: int | None, index: int) -> None:
@@ -122,18 +123,17 @@ def first(make: Callable[[], Value]) -> Value:
     Args:
       make: is called in process 0 alone. What it calls of this module is as if that was alone.
     """
-    global _busy
-    if _busy or not several():
+    if _busy.get() or not several():
         return make()
     value, error, told = None, None, b""
     if jax.process_index() == 0:
-        _busy = True
+        before = _busy.set(True)
         try:
             value = make()
         except Exception as raised:
             error = raised
         finally:
-            _busy = False
+            _busy.reset(before)
         told = pickle.dumps((value, error))
     told = _tell(told)
     if jax.process_index():
@@ -155,7 +155,7 @@ def alone(function: Callable[Given, Value]) -> Callable[Given, Value]:
 
 def every(number: int) -> list[int]:
     """A number that is not negative from each process, in their order."""
-    if _busy or not several():
+    if _busy.get() or not several():
         return [number]
     found = multihost_utils.process_allgather(np.frombuffer(number.to_bytes(8), np.uint8))
     return [int.from_bytes(each.tobytes()) for each in found]
