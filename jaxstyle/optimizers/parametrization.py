@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Complex, Float
@@ -112,11 +113,21 @@ def _scale_in_parts(image: Image, scales: Float[Array, "height half"], parts: in
 
 def spectrum(height: int, width: int, exponent: float) -> Float[Array, "height half"]:
     """S on the half of the frequencies that a real image's transform is told by, as `rfft2` orders them."""
-    rows, columns = jnp.fft.fftfreq(height)[:, None], jnp.fft.rfftfreq(width)[None, :]
-    scales = jnp.maximum(jnp.sqrt(rows**2 + columns**2), 1 / max(height, width)) ** -exponent
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    squares = jnp.asarray(rows**2) + jnp.asarray(columns**2)
+    scales = jnp.maximum(squares, 1 / max(height, width) ** 2) ** (-exponent / 2)
+    return scales / _root_mean_square(height, width, exponent)
+
+
+@functools.cache
+def _root_mean_square(height: int, width: int, exponent: float) -> float:
+    """That of f^−exponent over all frequencies of an image: of each row of them in turn, for a large one's memory."""
+    columns = np.fft.rfftfreq(width)
     # All columns but the first and, of an even width, the last stand for two.
-    twice = jnp.where((jnp.arange(columns.size) > 0) & (2 * jnp.arange(columns.size) < width), 2.0, 1.0)
-    return scales / jnp.sqrt(jnp.sum(twice[None, :] * scales**2) / (height * width))
+    twice = np.where((columns > 0) & (2 * np.arange(columns.size) < width), 2.0, 1.0)
+    least = 1 / max(height, width) ** 2
+    found = (np.maximum(row**2 + columns**2, least) ** -exponent @ twice for row in np.fft.fftfreq(height))
+    return math.sqrt(sum(found) / (height * width))
 
 
 # --- pyramid ------------------------------------------------------------------------------------------------------
