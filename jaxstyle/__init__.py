@@ -29,7 +29,7 @@ EXPORTS = {
     "RECIPES": ("losses.recipes", "RECIPES"),
     "weighting": ("losses.recipes", "weighting"),
     "Style": ("losses.objective", "Style"),
-    "pose": ("losses.objective", "pose"),
+    "pose": ("notebook", "pose"),
     "evaluate": ("losses.objective", "evaluate"),
     # optimizers
     "parse_optimizer": ("optimizers.catalogue", "parse"),

@@ -1,4 +1,4 @@
-"""What a notebook needs to paint a picture in one call."""
+"""What a notebook needs: a problem posed in one program, and a picture in one call."""
 
 import jax
 from jaxtyping import Float
@@ -10,6 +10,9 @@ from jaxstyle.network import vgg, weights
 from jaxstyle.optimizers import catalogue
 
 Image = Float[jax.Array, "height width 3"]
+
+#: `objective.pose` as one program: else each of its operations would be compiled by itself, which takes longer.
+pose = jax.jit(objective.pose, static_argnames=("form", "read"))
 
 
 def stylize(
@@ -55,5 +58,5 @@ def stylize(
     prepared = vgg.prepare(network.network, deepest, padding=recipe.padding)
     weighting = recipes.weighting(recipe, content.shape)
     wanted = [objective.Style(style) for style in styles]
-    problem = objective.pose(form, prepared, content, wanted, weighting)
+    problem = pose(form, prepared, content, wanted, weighting)
     return training.run(form, problem, content, spec, steps)

@@ -114,10 +114,9 @@ def style() -> np.ndarray:
 @pytest.fixture(scope="session")
 def make_problem(random_network, content, style):
     """Poses the small problem in a form of the losses."""
-    pose = jax.jit(objective.pose, static_argnums=0)
 
     def make(form: objective.Form, tv_weight: float = 1e-3) -> objective.Problem:
-        return pose(
+        return jaxstyle.pose(
             form,
             vgg.prepare(random_network, "block3_conv1"),
             content,

@@ -100,8 +100,9 @@ def test_self_similarity_compares_distances_of_all_pairs(guide):
 
 def test_self_similarity_knows_no_turn_of_all_features_and_keeps_to_a_grid(monkeypatch):
     turn = np.linalg.qr(np.random.default_rng(5).normal(size=(F.shape[-1],) * 2))[0]
-    own, away = (float(content.self_similarity(jnp.float32(F), jnp.float32(x))) for x in (3 * F @ turn, P))
+    loss = jax.jit(content.self_similarity)
+    own, away = (float(loss(jnp.float32(F), jnp.float32(x))) for x in (3 * F @ turn, P))
     assert own < 1e-6 * away
     monkeypatch.setattr(content, "MAX_POSITIONS", 4)
-    gradient = jax.grad(content.self_similarity)(jnp.float32(F), jnp.float32(P))
+    gradient = jax.jit(jax.grad(content.self_similarity))(jnp.float32(F), jnp.float32(P))
     assert 0 < np.count_nonzero(np.any(gradient != 0, -1)) <= 4

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxstyle
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective, recipes
 from jaxstyle.network import convolution, vgg
@@ -57,7 +58,7 @@ def test_memory_at_a_size_tells_that_at_a_larger_one(random_network, style):
 
     def required(side: int) -> tuple[int, int]:
         image = np.full((side, side, 3), 90, np.float32)
-        problem = objective.pose(objective.GATYS, network, image, [objective.Style(style)], weighting)
+        problem = jaxstyle.pose(objective.GATYS, network, image, [objective.Style(style)], weighting)
         evaluate = convolution.jit(functools.partial(objective.evaluate, objective.GATYS))
         constant = sum(leaf.nbytes for leaf in jax.tree.leaves((problem.network, problem.regions)))
         return memory.required(evaluate.lower(problem, image).compile()), constant

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxstyle
 from jaxstyle import training
 from jaxstyle.images import pictures, start
 from jaxstyle.losses import base, objective, recipes
@@ -29,7 +30,7 @@ def test_gradients_agree_with_finite_differences_in_float64(name, random_network
     form = objective.FORMS[name]
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_network)
-        problem = objective.pose(
+        problem = jaxstyle.pose(
             form,
             vgg.prepare(double, "block2_conv1", "direct"),
             np.float64(content[:12, :10]),
@@ -95,10 +96,8 @@ def test_a_style_loss_may_see_the_image_and_all_layers_at_once(remat, make_probl
     np.testing.assert_allclose(found.total, expected[0], rtol=1e-6)
     np.testing.assert_allclose(found.gradient, expected[1], atol=1e-6 * np.abs(expected[1]).max())
     layers = ["block1_conv1", "block3_conv1"]
-    seen = [
-        [picture, *vgg.features(problem.network, picture, layers).values()]
-        for picture in (image, *(np.rot90(style, turn) for turn in range(4)), content)
-    ]
+    features = jax.jit(lambda picture: [picture, *vgg.features(problem.network, picture, layers).values()])
+    seen = map(features, (image, *(np.rot90(style, turn) for turn in range(4)), content))
     own, *turns, photo = ([np.mean(maps, (0, 1)) for maps in arrays] for arrays in seen)
     away = [a - (np.mean(t, 0) - b) for a, b, *t in zip(own, photo, *turns, strict=True)]
     # A group weighs the mean of its layers' weights, 10 and 5.
@@ -108,7 +107,8 @@ def test_a_style_loss_may_see_the_image_and_all_layers_at_once(remat, make_probl
 def test_what_an_image_chooses_of_a_style_is_taken_in_place_of_what_the_photo_chose(make_problem, content):
     form = objective.GATYS._replace(style=STYLE_LOSSES["nearest"])
     problem, other = make_problem(form), jnp.asarray(content[::-1])
-    choose = functools.partial(objective.choices, form, ["block1_conv1", "block3_conv1"], problem.network)
+    layers = ["block1_conv1", "block3_conv1"]
+    choose = jax.jit(functools.partial(objective.choices, form, layers, problem.network))
     evaluate = convolution.jit(functools.partial(objective.evaluate, form))
 
     def style_term(problem):
@@ -123,7 +123,7 @@ def test_what_an_image_chooses_of_a_style_is_taken_in_place_of_what_the_photo_ch
 
 def test_a_picture_has_no_style_loss_against_itself(random_network, content):
     form = objective.GATYS
-    problem = objective.pose(
+    problem = jaxstyle.pose(
         form,
         vgg.prepare(random_network, "block3_conv1"),
         content,
@@ -139,7 +139,7 @@ def test_styles_are_blended_by_their_shares(random_network, content, style):
     weighting = recipes.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 1.0}, 0.0)
 
     def target(*styles):
-        (region,) = objective.pose(objective.GATYS, network, content, styles, weighting).regions
+        (region,) = jaxstyle.pose(objective.GATYS, network, content, styles, weighting).regions
         return region.targets["block1_conv1"]
 
     targets = [
@@ -164,8 +164,7 @@ def adadelta(study):
         published["weights"]["tv"],
     )
     network = vgg.prepare(weights.load("vgg16-keras").network, "block5_conv1")
-    styles = [objective.Style(style)]
-    pose = jax.jit(lambda *given: objective.pose(objective.IVANOV2017, *given, weighting))
+    problem = jaxstyle.pose(objective.IVANOV2017, network, content, [objective.Style(style)], weighting)
     image = start.image("ivanov2017", 0, jnp.asarray(content), [])
     # Of 300 pixels and 64 channels, a step that is compiled as commands do it takes a third of the time.
     optimized = {
@@ -175,9 +174,7 @@ def adadelta(study):
     }
     spec = catalogue.parse("adadelta-tf1gpu", loss="ivanov2017")
     program = training.program(objective.IVANOV2017, spec.name, spec.static)
-    step = functools.partial(
-        jax.jit(program.step, compiler_options=optimized), pose(network, content, styles)
-    )
+    step = functools.partial(jax.jit(program.step, compiler_options=optimized), problem)
     seen, _ = step(program.unseen(image, jax.tree.map(jnp.float32, dict(spec.traced))))
     return step, program.settle(seen), published["iteration_0"]
 
@@ -215,7 +212,7 @@ def test_a_style_is_wanted_in_its_region_alone(name, random_network, content, st
     network = vgg.prepare(random_network, "block1_conv1")
     weighting = recipes.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
     styles = [objective.Style(style, 1.0, half(content.shape))]
-    problem = objective.pose(form, network, content, styles, weighting)
+    problem = jaxstyle.pose(form, network, content, styles, weighting)
     gradient = np.asarray(evaluate(form, problem, jnp.asarray(content)).gradient)
     middle = content.shape[1] // 2
     reach = {"mrf": 2}.get(name, 1)  # of the convolution, and of a patch
@@ -228,7 +225,7 @@ def test_masks_that_make_up_the_whole_weigh_as_much_as_none(random_network, cont
     weighting = recipes.Weighting({"block1_conv1": 0.0}, {"block1_conv1": 1.0}, 0.0)
     left = half(content.shape)
     styles = [objective.Style(style, 1.0, mask) for mask in (left, 1 - left)]
-    regions = objective.pose(objective.GATYS, network, content, styles, weighting).regions
+    regions = jaxstyle.pose(objective.GATYS, network, content, styles, weighting).regions
     np.testing.assert_allclose(sum(region.weight for region in regions), 1, rtol=1e-6)
 
 
@@ -237,7 +234,7 @@ def test_a_masked_style_picture_gives_the_style_of_the_part_that_is_not_masked(r
     network = vgg.prepare(random_network, "block1_conv1", padding="edge")
     doubled = np.concatenate([style, 255 - style], 1)
     whole, part = (
-        objective.pose(form, network, style, [given], weighting).regions[0].targets["block1_conv1"]
+        jaxstyle.pose(form, network, style, [given], weighting).regions[0].targets["block1_conv1"]
         for given in (objective.Style(style), objective.Style(doubled, 1.0, None, half(doubled.shape)))
     )
     np.testing.assert_allclose(part, whole, rtol=0.05, atol=0.02 * np.abs(whole).max())  # but for the seam
@@ -247,7 +244,7 @@ def test_the_content_counts_where_its_mask_says(random_network, content, style):
     network = vgg.prepare(random_network, "block2_conv1")
     weighting = recipes.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)
     posed = [
-        objective.pose(objective.GATYS, network, content, [objective.Style(style)], weighting, mask)
+        jaxstyle.pose(objective.GATYS, network, content, [objective.Style(style)], weighting, mask)
         for mask in (None, np.ones(content.shape[:2], np.float32), half(content.shape))
     ]
     image = jnp.asarray(content[::-1])

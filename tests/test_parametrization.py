@@ -69,9 +69,10 @@ def test_gradients_in_variables_agree_with_finite_differences(text):
     with jax.enable_x64(True):
         optimizer = parametrization.within(parametrization.Parametrization(encode, decode), spy())
         start = visiting()(jnp.asarray(RNG.uniform(0, 255, GOAL.shape)))
-        seen = optimizer.init(start).inner
+        seen = jax.jit(optimizer.init)(start).inner
         direction = jnp.asarray(RNG.normal(size=seen.image.shape))
 
+        @jax.jit
         def loss(t):
             return quadratic(decode(GOAL.shape, seen.image + t * direction))
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from kill import leftovers, results
 
+import jaxstyle
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
-from jaxstyle.losses.objective import GATYS, Style, pose
+from jaxstyle.losses.objective import GATYS, Style
 from jaxstyle.losses.recipes import Weighting
 from jaxstyle.network import vgg
 from jaxstyle.optimizers import catalogue
@@ -223,8 +224,8 @@ def execute_in_stages(program, random_network, style):
     grow = training.program(GATYS, spec.name, spec.static).grow
     weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
     network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
-    problem = pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)
-    grown = functools.partial(grow, shape, problem)
+    problem = jaxstyle.pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)
+    grown = functools.partial(jax.jit(grow, static_argnums=0), shape, problem)
     step = functools.partial(jax.jit(training.program(GATYS, spec.name, spec.static).step), problem)
 
     def image(state):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxstyle
 from jaxstyle.losses import objective, recipes, strips, wasserstein
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import convolution, vgg
@@ -17,9 +18,6 @@ WEIGHTING = recipes.Weighting(
     {"block1_conv1": 10.0, "block3_conv1": 5.0, "block5_conv1": 2.0},
     1e-3,
 )
-
-
-pose = jax.jit(objective.pose, static_argnums=0)
 
 
 def smooth(height, width, seed):
@@ -37,7 +35,7 @@ def problem(random_network, height=301, width=37, pooling="max", padding="zero",
         styles.append(objective.Style(smooth(50, 60, 2), 2.0, 1 - masks["content_mask"]))
     network = vgg.prepare(random_network, "block5_conv1", "direct", pooling, padding)
     content_mask = masks.get("content_mask")
-    return pose(form, network, smooth(height, width, 0), styles, WEIGHTING, content_mask)
+    return jaxstyle.pose(form, network, smooth(height, width, 0), styles, WEIGHTING, content_mask)
 
 
 def both(posed, image, count, form=FORM):
@@ -152,7 +150,7 @@ def test_a_problem_posed_in_strips_is_that_of_the_whole(masks, random_network):
     styles = [objective.Style(smooth(133, 50, 1), **given), objective.Style(smooth(97, 64, 2), 2.0)]
     network = vgg.prepare(random_network, "block5_conv1", "direct", padding="edge")
     arguments = FORM, network, smooth(height, width, 0), styles, WEIGHTING, given.get("content_mask")
-    whole = pose(*arguments)
+    whole = jaxstyle.pose(*arguments)
     in_strips = functools.partial(objective.pose, read=strips.reading(4))
     found = jax.jit(in_strips, static_argnums=0)(*arguments)
     assert jax.tree.structure(whole) == jax.tree.structure(found)

@@ -399,15 +399,16 @@ def test_patches_are_taken_from_all_styles():
 @pytest.mark.parametrize("guide", [None, GUIDE], ids=["whole", "soft"])
 def test_of_several_pictures_each_takes_its_share_of_the_photo_and_its_nearest_there(guide):
     photo, guides = (jnp.float32(IMAGE),), guide if guide is None else (jnp.float32(guide),)
-    palettes = [nearest.columns((jnp.float32(each + 0.1),), None, KEY) for each in (STYLE, SAME_SIZE)]
+    columns, match = jax.jit(nearest.columns), jax.jit(nearest.match)
+    palettes = [columns((jnp.float32(each + 0.1),), None, KEY) for each in (STYLE, SAME_SIZE)]
     blends = {
         share: nearest.join_pictures([*zip(palettes, (share, 1 - share), strict=True)])
         for share in (1, 0.75, 0)
     }
-    found = {share: nearest.match(blend, photo, guides) for share, blend in blends.items()}
+    found = {share: match(blend, photo, guides) for share, blend in blends.items()}
     count = len(palettes[0].columns)
-    np.testing.assert_array_equal(found[1], nearest.match(palettes[0], photo, guides))
-    np.testing.assert_array_equal(found[0], nearest.match(palettes[1], photo, guides) + count)
+    np.testing.assert_array_equal(found[1], match(palettes[0], photo, guides))
+    np.testing.assert_array_equal(found[0], match(palettes[1], photo, guides) + count)
     first = found[0.75].ravel() < count
     weights = weighted(IMAGE, guide)[1]
     assert abs(weights @ first - 0.75) < weights.max()

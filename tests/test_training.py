@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxstyle
 from jaxstyle import training
 from jaxstyle.losses import objective, recipes, rot
 from jaxstyle.losses.style import STYLE_LOSSES
@@ -60,12 +61,12 @@ def test_a_state_keeps_what_its_image_chose_of_the_style(make_problem, content):
     program = training.program(form, spec.name, spec.static)
     ((own,),) = (region.choices.values() for region in problem.regions)
     choices = [{"block3_conv1": own[::-1]}]
-    state = program.init(problem, jnp.asarray(content), arrays(spec))
-    evaluate = jax.jit(functools.partial(objective.evaluate, form))
-    grown = program.grow(content.shape, problem, state, choices)
-    seen, _ = program.step(problem, program.unseen(jnp.asarray(content), arrays(spec), choices))
-    for begun in (grown, program.settle(seen, state)):
-        found, _ = program.step(problem, begun)
+    state = jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec))
+    step, evaluate = jax.jit(program.step), jax.jit(functools.partial(objective.evaluate, form))
+    grown = jax.jit(program.grow, static_argnums=0)(content.shape, problem, state, choices)
+    seen, _ = step(problem, jax.jit(program.unseen)(jnp.asarray(content), arrays(spec), choices))
+    for begun in (grown, jax.jit(program.settle)(seen, state)):
+        found, _ = step(problem, begun)
         for each in (begun, found):
             expected = evaluate(objective.taking(problem, choices), each.iterate.image)
             np.testing.assert_allclose(each.iterate.evaluation.total, expected.total, rtol=1e-5)
@@ -78,14 +79,16 @@ def test_first_order_methods_draw_other_positions_at_each_step(name, make_proble
     form = objective.GATYS._replace(style=STYLE_LOSSES["rot"])
     problem, spec = make_problem(form), catalogue.parse(name)
     program = training.program(form, spec.name, spec.static)
-    state = program.init(problem, jnp.asarray(content), arrays(spec))
-    step, evaluate = jax.jit(program.step), jax.jit(functools.partial(objective.evaluate, form))
+    state = jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec))
+    step = jax.jit(program.step)
+
+    @jax.jit
+    def style(j, image):
+        return objective.evaluate(form, objective.redrawn(form, problem, j), image).terms.style
+
     for k in range(3):
         state, metrics = step(problem, state)
-        here = {
-            j: evaluate(objective.redrawn(form, problem, jnp.int32(j)), state.iterate.image).terms.style
-            for j in range(3)
-        }
+        here = {j: style(jnp.int32(j), state.iterate.image) for j in range(3)}
         np.testing.assert_allclose(metrics.style, here[k if name == "adam" else 0], rtol=1e-5)
         assert min(abs(here[0] - here[1]), abs(here[0] - here[2])) > 1e-3 * here[0]
     # Lanes of a sweep, and a run that goes on, are at the step of their state.
@@ -114,7 +117,7 @@ def test_divergence_keeps_the_last_finite_iterate_and_leaves_other_lanes_alone(m
     form, problem = objective.GATYS, make_problem(objective.GATYS)
     program = training.program(form, "gd", ())
     rates = {"learning_rate": jnp.float32([1e-2, 1e30])}
-    lanes = jax.vmap(program.init, (None, None, 0))(problem, jnp.asarray(content), rates)
+    lanes = jax.jit(jax.vmap(program.init, (None, None, 0)))(problem, jnp.asarray(content), rates)
     step = jax.jit(jax.vmap(program.step, (None, 0)))
     totals = [lanes.iterate.evaluation.total]
     for _ in range(4):
@@ -207,8 +210,7 @@ def test_a_state_grows_to_another_size(name, make_problem, content, random_netwo
     large = np.asarray(jax.image.resize(content, (56, 50, 3), "cubic"))
     weighting = recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
     network = vgg.prepare(random_network, "block3_conv1")
-    pose = jax.jit(objective.pose, static_argnums=0)
-    problem = pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
+    problem = jaxstyle.pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
     grown = jax.jit(program.grow, static_argnums=0)((56, 50, 3), problem, states[-1])
     assert (grown.step, grown.evaluations) == (3, states[-1].evaluations + 1)
     np.testing.assert_allclose(
