@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jaxstyle import training
+from jaxstyle import machine, training
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.losses import objective, recipes, strips, terms
 from jaxstyle.network import convolution, vgg
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, memory
+from jaxstyle.runs import memory
 
 from . import launch, settings
 
@@ -352,9 +352,9 @@ def main() -> None:
         torch_python=_TORCH_PYTHON.value,
     )
     check(asked)
-    machine = {"backend": jax.default_backend(), "cores": journal.cores()}
+    where = {"backend": jax.default_backend(), "cores": machine.cores()}
     for row in measured(asked):
-        print(json.dumps(row | machine), flush=True)
+        print(json.dumps(row | where), flush=True)
 
 
 if __name__ == "__main__":

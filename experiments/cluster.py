@@ -25,8 +25,9 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
+from jaxstyle import machine
 from jaxstyle.errors import UserError
-from jaxstyle.runs import journal, workdir
+from jaxstyle.runs import workdir
 from jaxstyle.runs.signals import Interrupted, interruptible
 
 from . import launch
@@ -108,8 +109,8 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
             raise UserError(
                 f"--sbatch={sbatch[0]}: --launcher=local asks no sbatch; take slurm, or leave it out"
             )
-        if (jobs or 1) > journal.cores():
-            raise UserError(f"--jobs={jobs}: this process has {journal.cores()} cores, and a job needs one")
+        if (jobs or 1) > machine.cores():
+            raise UserError(f"--jobs={jobs}: this process has {machine.cores()} cores, and a job needs one")
         if jax.default_backend() != "cpu":
             raise UserError(
                 f"--launcher=local: its jobs run on CPU cores, and JAX takes the {jax.default_backend()} here; leave "
@@ -288,7 +289,7 @@ def _set(variables: Mapping[str, str], names: Collection[str]) -> None:
 def slots(jobs: int | None) -> list[set[int] | None]:
     """The cores of each of so many jobs at a time; by default one each. None where a system cannot pin."""
     if not hasattr(os, "sched_getaffinity"):
-        return [None] * (jobs or journal.cores())
+        return [None] * (jobs or machine.cores())
     cores = sorted(os.sched_getaffinity(0))
     each = len(cores) // (jobs or len(cores))
     return [set(cores[i * each : (i + 1) * each]) for i in range(jobs or len(cores))]

@@ -39,7 +39,7 @@ EXPORTS = {
     "from_optax": ("optimizers.first_order", "from_optax"),
     # the training step, runs of it, and how good a picture is
     "program": ("training", "program"),
-    "run": ("training", "run"),
+    "run": ("notebook", "run"),
     "stylize": ("notebook", "stylize"),
     "lpips": ("quality.photo", "lpips"),
     "lpips_heads": ("network.weights", "lpips_heads"),

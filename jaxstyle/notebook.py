@@ -1,18 +1,55 @@
-"""What a notebook needs: a problem posed in one program, and a picture in one call."""
+"""What a notebook needs: a problem posed in one program, a run, and a picture in one call."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxstyle import training
 from jaxstyle.losses import objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
-from jaxstyle.network import vgg, weights
+from jaxstyle.network import convolution, vgg, weights
 from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import threads
 
 Image = Float[jax.Array, "height width 3"]
 
 #: `objective.pose` as one program: else each of its operations would be compiled by itself, which takes longer.
 pose = jax.jit(objective.pose, static_argnames=("form", "read"))
+
+
+def run(
+    form: objective.Form,
+    problem: objective.Problem,
+    image: Image,
+    spec: catalogue.Spec,
+    steps: int,
+) -> tuple[Image, training.Metrics]:
+    """Runs an optimizer from a start image.
+
+    Args:
+      form: the formulas of the losses.
+      problem: see `objective.pose`.
+      image: the start image, RGB in [0, 255].
+      spec: see `catalogue.parse`; not one that needs a random key.
+      steps: iterations.
+
+    Returns:
+      The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
+    """
+    made = training.program(form, spec.name, spec.static)
+    start = jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()}
+    with threads.one_for_lapack():
+        if spec.name in catalogue.ON_HOST:
+            step, state = made.step, made.init(problem, *start)
+        else:
+            step = convolution.jit(made.step, donate_argnums=1)
+            seen, _ = step(problem, jax.jit(made.unseen)(*start))
+            state = jax.jit(made.settle, donate_argnums=0)(seen)
+        rows = [jax.device_get(training.metrics(state))]  # before the step is given the state's buffers
+        for _ in range(steps):
+            state, row = step(problem, state)
+            rows.append(jax.device_get(row))
+    return state.iterate.image, jax.tree.map(lambda *column: jnp.stack(column), *rows)
 
 
 def stylize(
@@ -59,4 +96,4 @@ def stylize(
     weighting = recipes.weighting(recipe, content.shape)
     wanted = [objective.Style(style) for style in styles]
     problem = pose(form, prepared, content, wanted, weighting)
-    return training.run(form, problem, content, spec, steps)
+    return run(form, problem, content, spec, steps)

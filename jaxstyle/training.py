@@ -301,37 +301,3 @@ def program(
     method = Method(evaluate, draw, clip, catalogue.build(name, static), KEEPERS[keep])
     parts = _init, _step, _grow, _result, _stepsize, _unseen, _enlarged, _settle
     return Program(*(functools.partial(part, method) for part in parts))
-
-
-def run(
-    form: objective.Form,
-    problem: objective.Problem,
-    image: Image,
-    spec: catalogue.Spec,
-    steps: int,
-) -> tuple[Image, Metrics]:
-    """Runs an optimizer from a start image.
-
-    Args:
-      form: the formulas of the losses.
-      problem: see `objective.pose`.
-      image: the start image, RGB in [0, 255].
-      spec: see `catalogue.parse`; not one that needs a random key.
-      steps: iterations.
-
-    Returns:
-      The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
-    """
-    made = program(form, spec.name, spec.static)
-    start = jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()}
-    if spec.name in catalogue.ON_HOST:
-        step, state = made.step, made.init(problem, *start)
-    else:
-        step = convolution.jit(made.step, donate_argnums=1)
-        seen, _ = step(problem, jax.jit(made.unseen)(*start))
-        state = jax.jit(made.settle, donate_argnums=0)(seen)
-    rows = [jax.device_get(metrics(state))]  # before the step is given the state's buffers
-    for _ in range(steps):
-        state, row = step(problem, state)
-        rows.append(row)
-    return state.iterate.image, jax.tree.map(lambda *column: jnp.stack(column), *rows)

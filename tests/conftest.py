@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 
 import jaxstyle
+from jaxstyle import machine
 from jaxstyle.losses import objective, recipes
 from jaxstyle.network import vgg, weights
 from jaxstyle.quality import photo
-from jaxstyle.runs import journal
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite runs on several cores; what is named on the command line in this process, where it is seen."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return min(journal.cores(), 4) if whole else 0
+    return min(machine.cores(), 4) if whole else 0
 
 
 @pytest.fixture(scope="session")

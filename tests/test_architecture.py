@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 #: From the ground up. A floor knows itself and those below it.
 FLOORS = (
-    *("errors", "files", "network", "images", "losses", "quality", "optimizers", "training"),
+    *("errors", "files", "machine", "network", "images", "losses", "quality", "optimizers", "training"),
     *("runs", "lab", "notebook", "studio", "experiments"),
 )
 

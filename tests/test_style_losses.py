@@ -278,14 +278,29 @@ def test_the_bures_distance_has_the_gradient_of_finite_differences_for_both_cova
 
 
 @pytest.mark.parametrize("smallest", [1e-6, 1e-3, 0.5, 1.0])
-def test_the_orthogonal_factor_is_that_of_the_singular_value_decomposition(smallest):
+def test_the_orthogonal_factor_by_products_is_that_of_the_singular_value_decomposition(smallest):
     left, right = (np.linalg.qr(RNG.normal(size=(20, 20)))[0] for _ in range(2))
     matrix = left * np.geomspace(smallest, 1, 20) @ right
     with jax.enable_x64(True):
-        found = wasserstein.orthogonal_factor(jnp.asarray(matrix), min(smallest, 0.9))
-        np.testing.assert_allclose(found, left @ right, atol=1e-8)
-    single = wasserstein.orthogonal_factor(jnp.float32(matrix), min(smallest, 0.9))
+        for found in (
+            wasserstein.by_products(jnp.asarray(matrix), min(smallest, 0.9)),
+            wasserstein.by_decomposition(jnp.asarray(matrix)),
+        ):
+            np.testing.assert_allclose(found, left @ right, atol=1e-8)
+    single = wasserstein.by_products(jnp.float32(matrix), min(smallest, 0.9))
     np.testing.assert_allclose(single.T @ single, np.eye(20), atol=1e-5)
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_the_bures_distance_is_the_same_on_few_cores_and_many(cores, monkeypatch):
+    monkeypatch.setattr(wasserstein.machine, "cores", lambda: cores)
+    one, other = (np.float32(each.reshape(-1, CHANNELS)) for each in (IMAGE, STYLE))
+    given = [jnp.asarray(np.cov(each, rowvar=False), jnp.float32) for each in (one, other)]
+    text = jax.jit(lambda *pair: wasserstein.squared_bures(*pair)).lower(*given).as_text()
+    assert ("gesdd" in text) == (cores == 1)
+    root = scipy.linalg.sqrtm(np.float64(given[1]))
+    expected = np.trace(sum(given) - 2 * scipy.linalg.sqrtm(root @ given[0] @ root))
+    np.testing.assert_allclose(wasserstein.squared_bures(*given), expected, rtol=1e-4)
 
 
 @every_loss

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxstyle import machine
 from jaxstyle.errors import UserError
 from jaxstyle.files import write_atomically
 from jaxstyle.runs import processes
@@ -110,16 +111,11 @@ def environment(devices: int = 1) -> dict[str, Any]:
         "devices": devices,
         "processes": jax.process_count(),
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": machine.cores(),
         "settings": _SETTINGS,
         "code_sha256": _code_sha256(),
         "git_commit": _git_commit(),
     }
-
-
-def cores() -> int:
-    """CPU cores that this process may use, where the system tells; else those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
