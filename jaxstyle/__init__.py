@@ -41,9 +41,9 @@ EXPORTS = {
     "program": ("training", "program"),
     "run": ("notebook", "run"),
     "stylize": ("notebook", "stylize"),
-    "lpips": ("quality.photo", "lpips"),
+    "lpips": ("notebook", "lpips"),
     "lpips_heads": ("network.weights", "lpips_heads"),
-    "style_distances": ("quality.style", "style_distances"),
+    "style_distances": ("notebook", "style_distances"),
     "UserError": ("errors", "UserError"),
 }
 

@@ -1,4 +1,4 @@
-"""What a notebook needs: a problem posed in one program, a run, and a picture in one call."""
+"""What a notebook needs: functions of arrays as programs, a run, and a picture in one call."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,14 @@ from jaxstyle.losses import objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import convolution, vgg, weights
 from jaxstyle.optimizers import catalogue
+from jaxstyle.quality import photo, style
 from jaxstyle.runs import threads
 
 Image = Float[jax.Array, "height width 3"]
 
-#: `objective.pose` as one program: else each of its operations would be compiled by itself, which takes longer.
+# Each as one program: else each of its operations would be compiled by itself, which takes longer.
 pose = jax.jit(objective.pose, static_argnames=("form", "read"))
+lpips, style_distances = jax.jit(photo.lpips), jax.jit(style.style_distances)
 
 
 def run(
