@@ -211,11 +211,18 @@ def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"]) -> Maps:
     return result[:height, :width]
 
 
+#: Filters that are transformed at once, which a core's cache holds.
+_PART = 2**14
+
+
 def _transform_filters(kernel) -> Float[np.ndarray, "6 6 in out"]:
     """G g Gᵀ. In float64, as it is done once."""
-    both = np.kron(_FILTER_TRANSFORM, _FILTER_TRANSFORM)
-    transformed = both @ np.asarray(kernel, np.float64).reshape(9, -1)
-    return transformed.astype(np.float32).reshape(6, 6, *kernel.shape[2:])
+    both, flat = np.kron(_FILTER_TRANSFORM, _FILTER_TRANSFORM), kernel.reshape(9, -1)
+    transformed = np.empty((36, flat.shape[1]), np.float32)
+    for begin in range(0, flat.shape[1], _PART):
+        part = slice(begin, begin + _PART)
+        transformed[:, part] = both @ np.float64(flat[:, part])
+    return transformed.reshape(6, 6, *kernel.shape[2:])
 
 
 def _flip_transformed(transformed: Float[np.ndarray, "6 6 in out"]) -> Float[np.ndarray, "6 6 out in"]:
