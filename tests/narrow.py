@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection
 from typing import IO, Any
 
 import numpy as np
@@ -58,8 +59,10 @@ class Process:
         cwd: pathlib.Path = ROOT,
         stderr: IO[str] | int | None = None,
         start_new_session: bool = False,
+        cores: Collection[int] = (),
         **environment: str,
     ):
+        """`cores` are those that it may use, by default all."""
         order, orders = os.pipe()
         self._ends, ended = os.pipe()
         output, out = os.pipe()
@@ -72,8 +75,8 @@ class Process:
         for mine in (order, ended, out):
             os.close(mine)
         with open(orders, "w") as stream:
-            order = [module, *arguments], str(cwd), dict(os.environ) | environment, start_new_session
-            json.dump(order, stream)
+            variables = dict(os.environ) | environment
+            json.dump(([module, *arguments], str(cwd), variables, start_new_session, [*cores]), stream)
         self.pid = int(os.read(self._ends, 16))
         self.returncode: int | None = None
         self._looking = threading.Lock()
@@ -127,11 +130,9 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-def run(
-    module: str, *arguments: str, cwd: pathlib.Path = ROOT, check: bool = False, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, which is to be a good one with `check`."""
-    process = Process(module, *arguments, cwd=cwd, **environment)
+def run(module: str, *arguments: str, check: bool = False, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, which is to be a good one with `check`; `how` is as of `Process`."""
+    process = Process(module, *arguments, **how)
     output, errors = process.communicate()
     assert not (check and process.returncode), errors
     return subprocess.CompletedProcess([module, *arguments], process.returncode, output, errors)
@@ -175,7 +176,7 @@ def _await_order(orders: socket.socket) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     order, ended, out, err = ends
     with open(order) as stream:
-        arguments, folder, environment, of_its_own = json.load(stream)
+        arguments, folder, environment, of_its_own, cores = json.load(stream)
     if child := os.fork():
         os.close(out)
         os.close(err)
@@ -185,6 +186,8 @@ def _await_order(orders: socket.socket) -> list[str]:
     os.close(ended)
     if of_its_own:
         os.setsid()
+    if cores:
+        os.sched_setaffinity(0, cores)
     for end, standard in ((out, 1), (err, 2)):
         os.dup2(end, standard)
         os.close(end)

@@ -13,7 +13,7 @@ import narrow
 import numpy as np
 import pytest
 import submitit
-from narrow import ROOT, command
+from narrow import ROOT
 from PIL import Image
 
 from experiments import cluster, launch
@@ -32,16 +32,6 @@ def flags(tmp_path_factory):
         noise = np.random.default_rng(seed).integers(0, 256, (32, 40, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{name}.png")
     return f"--content={folder / 'photo.png'}", f"--style={folder / 'style.png'}", "--size=32", *LAYERS
-
-
-def run(name, *arguments, cores=None):
-    """A command's outcome, on some of the cores."""
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, cores or before)
-        return subprocess.run(**command(f"experiments.{name}", *arguments), check=False)
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def results(directory):
@@ -66,8 +56,8 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
         "--optimizer=gd:learning_rate=1e30",
         "--optimizer=adam",
     )
-    done = run("compare", *flags, f"--workdir={here}", cores={min(os.sched_getaffinity(0))})
-    assert done.returncode == 0, done.stderr
+    core = min(os.sched_getaffinity(0))
+    narrow.run("experiments.compare", *flags, f"--workdir={here}", cores=[core], check=True)
 
     jobs = (*flags, "--launcher=local", f"--workdir={there}")
     # A terminal's Ctrl-C is for all processes of a group.
@@ -131,8 +121,7 @@ def test_an_arm_that_is_killed_is_told_with_its_log_and_stops_no_other(flags, tm
 def test_a_sweep_of_jobs_has_the_rows_of_one_process(flags, tmp_path):
     flags = *flags, "--steps=5", "--learning_rates=1,10"
     core = min(os.sched_getaffinity(0))
-    done = run("sweep", *flags, f"--workdir={tmp_path / 'here'}", cores={core})
-    assert done.returncode == 0, done.stderr
+    narrow.run("experiments.sweep", *flags, f"--workdir={tmp_path / 'here'}", cores=[core], check=True)
     narrow.run("experiments.sweep", *flags, "--launcher=local", f"--workdir={tmp_path / 'jobs'}", check=True)
     for name in ("sweep.csv", "curves.csv"):
         assert (tmp_path / "jobs" / name).read_text() == (tmp_path / "here" / name).read_text()
