@@ -222,9 +222,10 @@ class Held(NamedTuple):
 
 
 class WithinState(NamedTuple):
-    """The variables of the iterate and the state of the optimizer that sees them."""
+    """The variables of the iterate, the gradient there, and the state of the optimizer that sees them."""
 
     variables: Variables
+    gradient: Variables
     inner: Any
 
 
@@ -271,9 +272,18 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
     def everywhere(variables: Variables, iterate: Iterate) -> Iterate:
         return _seen(parametrization, variables, iterate, jnp.ones(iterate.image.shape, bool))
 
+    def known(state: WithinState, iterate: Iterate) -> Iterate:
+        """The iterate of a state, in variables, as `everywhere` found it."""
+        held = Held(iterate, jnp.ones(iterate.image.shape, bool))
+        evaluation = iterate.evaluation._replace(terms=held, gradient=state.gradient)
+        return Iterate(state.variables, evaluation)
+
+    def at(seen: Iterate, inner: Any) -> WithinState:
+        return WithinState(seen.image, seen.evaluation.gradient, inner)
+
     def init(iterate: Iterate) -> WithinState:
-        variables = encode(iterate.image)
-        return WithinState(variables, optimizer.init(everywhere(variables, iterate)))
+        seen = everywhere(encode(iterate.image), iterate)
+        return at(seen, optimizer.init(seen))
 
     def step(visit: Visit, iterate: Iterate, state: WithinState) -> Outcome:
         shape = iterate.image.shape
@@ -295,15 +305,12 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
             )
 
         inner = Visit(go, visit.free and free)
-        outcome = optimizer.step(inner, everywhere(state.variables, iterate), state.inner)
-        variables, evaluation = outcome.iterate
-        return outcome._replace(iterate=evaluation.terms.iterate, state=WithinState(variables, outcome.state))
+        outcome = optimizer.step(inner, known(state, iterate), state.inner)
+        seen = outcome.iterate
+        return outcome._replace(iterate=seen.evaluation.terms.iterate, state=at(seen, outcome.state))
 
     def carry(state: WithinState, before: Iterate, iterate: Iterate) -> WithinState:
-        variables = encode(iterate.image)
-        inner = optimizer.carry(
-            state.inner, everywhere(state.variables, before), everywhere(variables, iterate)
-        )
-        return WithinState(variables, inner)
+        seen = everywhere(encode(iterate.image), iterate)
+        return at(seen, optimizer.carry(state.inner, known(state, before), seen))
 
     return Optimizer(init, step, carry, lambda state: optimizer.stepsize(state.inner))
