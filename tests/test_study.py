@@ -301,6 +301,7 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     ("file", "which", "least"),
     [
         ("curves.npz", "", 6),
+        ("curves-192.npz", " at 192", 2),
         ("curves-384.npz", " at 384", 3),
         ("curves-768.npz", " at 768", 3),
         ("curves-1000.npz", " to 1000", 3),
