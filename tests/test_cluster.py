@@ -51,8 +51,8 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     here, there = tmp_path / "here", tmp_path / "jobs"
     flags = (
         *flags,
-        "--steps=600",
-        "--save_every=50",
+        "--steps=1500",  # long enough to be stopped on its way
+        "--save_every=100",
         "--optimizer=gd:learning_rate=1e30",
         "--optimizer=adam",
     )
@@ -63,7 +63,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     # A terminal's Ctrl-C is for all processes of a group.
     with narrow.Process("experiments.compare", *jobs, start_new_session=True) as process:
         deadline = time.monotonic() + 120
-        while not (there / "arms/adam/snapshots/000050.png").exists():
+        while not (there / "arms/adam/snapshots/000100.png").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
