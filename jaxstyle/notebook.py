@@ -50,7 +50,8 @@ def run(
         rows = [jax.device_get(training.metrics(state))]  # before the step is given the state's buffers
         for _ in range(steps):
             state, row = step(problem, state)
-            rows.append(jax.device_get(row))
+            rows.append(row)
+        jax.block_until_ready(state)
     return state.iterate.image, jax.tree.map(lambda *column: jnp.stack(column), *rows)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import linalg, spatial, stats
 
+import jaxstyle
 from experiments import measure
 from experiments import yardstick as yardsticks
 from experiments.cache import Cache
@@ -25,7 +26,7 @@ from jaxstyle.quality import style as styles_
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-lpips, style_distances = jax.jit(photo.lpips), jax.jit(styles_.style_distances)
+lpips, style_distances = jaxstyle.lpips, jaxstyle.style_distances
 palette_distance = jax.jit(palette.palette_distance)
 
 
