@@ -30,6 +30,7 @@ def spread(*arguments):
         ("37x301", "lbfgs", set()),
         ("37x301", "nonlinear-cg", set()),
         ("37x301", "lbfgs@fourier", {"all-to-all"}),
+        ("37x301", "lbfgs:scaling=spectral", {"all-to-all"}),
     ],
 )
 def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):

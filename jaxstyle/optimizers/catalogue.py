@@ -23,7 +23,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.optimizers import parametrization
 from jaxstyle.optimizers.base import Optimizer
 from jaxstyle.optimizers.first_order import adadelta_tf1gpu, from_optax
-from jaxstyle.optimizers.quasi_newton import COEFFICIENTS, lbfgs, nonlinear_cg, optax_lbfgs
+from jaxstyle.optimizers.quasi_newton import COEFFICIENTS, SCALINGS, lbfgs, nonlinear_cg, optax_lbfgs
 from jaxstyle.optimizers.scipy_lbfgs import scipy_lbfgs
 
 
@@ -108,7 +108,11 @@ _RANGES = {
     ),
 }
 
-_CHOICES = {("nonlinear-cg", "method"): tuple(COEFFICIENTS), ("polyak_sgd", "variant"): ("sps", "sps+")}
+_CHOICES = {
+    ("lbfgs", "scaling"): tuple(SCALINGS),
+    ("nonlinear-cg", "method"): tuple(COEFFICIENTS),
+    ("polyak_sgd", "variant"): ("sps", "sps+"),
+}
 
 
 class Spec(NamedTuple):

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.sharding import PartitionSpec
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 
 from jaxstyle.errors import UserError
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Visit
+from jaxstyle.optimizers.fourier import multiply, spectrum
 
 Variables = Float[Array, "rows columns 3"]
 
@@ -49,85 +48,12 @@ def fourier(exponent: float = 0.5) -> Parametrization:
     )
 
 
-#: Lines in a multiple of so many leave each of 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 threads a multiple of 16.
-_FULL = 768
-
-
 def _filter(image: Image, exponent: float) -> Image:
     """F⁻¹ S F of an image, with S of a negative exponent the inverse of that of the positive one."""
     height, width, _ = image.shape
     scales = spectrum(height, width, abs(exponent)).astype(image.dtype)
     scales = scales if exponent > 0 else 1 / scales
-    parts = jax.sharding.get_abstract_mesh().shape.get("rows", 1)
-    if parts > 1:
-        return _scale_in_parts(image, scales, parts).astype(image.dtype)
-    by_row = _lines(jnp.fft.rfft, image.transpose(2, 0, 1))
-    by_column = _lines(jnp.fft.fft, by_row.transpose(0, 2, 1)) * scales.T[None]
-    by_row = _lines(jnp.fft.ifft, by_column).transpose(0, 2, 1)
-    return _inverse(by_row, width).astype(image.dtype)
-
-
-def _inverse(by_row: Complex[Array, "3 height half"], width: int) -> Image:
-    """The image whose rows were transformed."""
-    return _lines(functools.partial(jnp.fft.irfft, n=width), by_row).transpose(1, 2, 0)
-
-
-def _lines(transform: Callable[[Array], Array], lines: Array) -> Array:
-    """A transform of each line, the last axis of an array, to the same bits each time.
-
-    XLA's FFT on a CPU, ducc0, shares many lines out to its threads or not, by which thread comes upon them. A thread
-    takes as many lines at once as a vector register has numbers, and the rest one by one, whose last bits differ: so
-    empty lines are added, and no thread has a rest.
-    """
-    flat = lines.reshape(-1, lines.shape[-1])
-    if jax.default_backend() == "cpu":
-        flat = jnp.pad(flat, ((0, -len(flat) % _FULL), (0, 0)))
-    return transform(flat)[: lines.size // lines.shape[-1]].reshape(*lines.shape[:-1], -1)
-
-
-def _scale_in_parts(image: Image, scales: Float[Array, "height half"], parts: int) -> Image:
-    """F⁻¹ S F of an image whose rows lie on several devices, each of which gets some columns of F in between.
-
-    XLA would give each the whole image. Where sizes do not divide there are zeros, which are cut off before they are
-    transformed.
-
-    Args:
-      image: [height, width, 3].
-      scales: S.
-      parts: devices along the axis "rows" of the mesh that is set.
-    """
-    height, width, _ = image.shape
-    half, rows, columns = scales.shape[1], (0, -height % parts), (0, -scales.shape[1] % parts)
-
-    def scale(image: Image, scales: Float[Array, "height part"]) -> Image:
-        by_row = jnp.pad(_lines(jnp.fft.rfft, image.transpose(2, 0, 1)), ((0, 0), (0, 0), columns))
-        by_column = jax.lax.all_to_all(by_row, "rows", 2, 1, tiled=True)[:, :height].transpose(0, 2, 1)
-        scaled = _lines(jnp.fft.ifft, _lines(jnp.fft.fft, by_column) * scales.T[None]).transpose(0, 2, 1)
-        by_row = jax.lax.all_to_all(jnp.pad(scaled, ((0, 0), rows, (0, 0))), "rows", 1, 2, tiled=True)
-        return _inverse(by_row[..., :half], width)
-
-    given, wanted = PartitionSpec("rows"), PartitionSpec(None, "rows")
-    apart = jax.shard_map(scale, in_specs=(given, wanted), out_specs=given)
-    return apart(jnp.pad(image, (rows, (0, 0), (0, 0))), jnp.pad(scales, ((0, 0), columns)))[:height]
-
-
-def spectrum(height: int, width: int, exponent: float) -> Float[Array, "height half"]:
-    """S on the half of the frequencies that a real image's transform is told by, as `rfft2` orders them."""
-    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    squares = jnp.asarray(rows**2) + jnp.asarray(columns**2)
-    scales = jnp.maximum(squares, 1 / max(height, width) ** 2) ** (-exponent / 2)
-    return scales / _root_mean_square(height, width, exponent)
-
-
-@functools.cache
-def _root_mean_square(height: int, width: int, exponent: float) -> float:
-    """That of f^−exponent over all frequencies of an image: of each row of them in turn, for a large one's memory."""
-    columns = np.fft.rfftfreq(width)
-    # All columns but the first and, of an even width, the last stand for two.
-    twice = np.where((columns > 0) & (2 * np.arange(columns.size) < width), 2.0, 1.0)
-    least = 1 / max(height, width) ** 2
-    found = (np.maximum(row**2 + columns**2, least) ** -exponent @ twice for row in np.fft.fftfreq(height))
-    return math.sqrt(sum(found) / (height * width))
+    return multiply(image, scales.T[None])
 
 
 # --- pyramid ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Int
 
+from jaxstyle.optimizers import spectral
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
 from jaxstyle.optimizers.line_search import Search, wolfe
 
@@ -62,7 +63,28 @@ def _restarting(
     return Optimizer(fresh, step, lambda state, before, iterate: fresh(iterate))
 
 
-def _downhill(memory: Any) -> Image:
+class Scaling(NamedTuple):
+    """The first matrix of L-BFGS, made of corrections; what makes it is kept where jaxopt's state has γ."""
+
+    init: Callable[[Image], Any]
+    update: Callable[[Any, Image, Image], Any]
+    multiply: Callable[[Any, Image], Image]
+
+
+def _scalar(gamma: Scalar, move: Image, change: Image) -> Scalar:
+    """Nocedal and Wright, equation 7.20."""
+    del gamma
+    squares = inner(change, change)
+    return jnp.where(squares > 0, inner(change, move) / squares, 1)
+
+
+SCALINGS = {
+    "scalar": Scaling(lambda image: jnp.ones((), image.dtype), _scalar, lambda gamma, image: gamma * image),
+    "spectral": Scaling(spectral.init, spectral.update, spectral.multiply),
+}
+
+
+def _downhill(memory: Any, scaling: Scaling) -> Image:
     """-H times the gradient, by the two loops of Nocedal and Wright, algorithm 7.4, from a state of jaxopt's."""
     moves, changes, weights = memory.s_history, memory.y_history, memory.rho_history
     from_oldest = (memory.iter_num + jnp.arange(len(weights))) % len(weights)
@@ -78,19 +100,17 @@ def _downhill(memory: Any) -> Image:
 
     # The gradient as the search found it: pulled into other variables once more, its last bits differ.
     rest, alphas = jax.lax.scan(back, -memory.grad, from_oldest, reverse=True)
-    found, _ = jax.lax.scan(forth, memory.gamma * rest, (from_oldest, alphas))
+    found, _ = jax.lax.scan(forth, scaling.multiply(memory.gamma, rest), (from_oldest, alphas))
     return found
 
 
-def _remember(memory: Any, before: Image, search: Search) -> Any:
+def _remember(memory: Any, before: Image, search: Search, scaling: Scaling) -> Any:
     """jaxopt's state after a step from an image; what only jaxopt's loop reads stays as it began."""
     image, (_, _, gradient) = search.iterate
     move, change = image - before, gradient - memory.grad
     curvature = inner(move, change)
     slot = memory.iter_num % len(memory.rho_history)
     moves, changes = memory.s_history.at[slot].set(move), memory.y_history.at[slot].set(change)
-    # Equation 7.20, from the history as in jaxopt: from `move` and `change` its last bits would differ.
-    squares = inner(changes[slot], changes[slot])
     return memory._replace(
         iter_num=memory.iter_num + 1,
         grad=gradient,
@@ -98,7 +118,8 @@ def _remember(memory: Any, before: Image, search: Search) -> Any:
         s_history=moves,
         y_history=changes,
         rho_history=memory.rho_history.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature)),
-        gamma=jnp.where(squares > 0, inner(changes[slot], moves[slot]) / squares, 1),
+        # From the history as in jaxopt: from `move` and `change` γ's last bits would differ.
+        gamma=scaling.update(memory.gamma, moves[slot], changes[slot]),
     )
 
 
@@ -107,8 +128,9 @@ def lbfgs(
     max_evaluations: int = 20,
     sufficient_decrease: float = 1e-4,
     curvature: float = 0.9,
+    scaling: str = "scalar",
 ) -> Optimizer:
-    """jaxopt's L-BFGS, to the bit. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
+    """jaxopt's L-BFGS, with one γ to the bit. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
 
     The state is jaxopt's. Its own step takes products of flattened images; see `inner`.
 
@@ -116,7 +138,9 @@ def lbfgs(
       history_size: corrections kept.
       max_evaluations: of one line search.
       sufficient_decrease, curvature: c₁ and c₂ of the Wolfe conditions.
+      scaling: of the first matrix: `scalar`, or by frequency and colour `spectral`.
     """
+    first = SCALINGS[scaling]
     search = functools.partial(
         wolfe,
         max_evaluations=max_evaluations,
@@ -129,13 +153,13 @@ def lbfgs(
         solver = jaxopt.LBFGS(
             lambda _: (total, gradient), value_and_grad=True, history_size=history_size, max_stepsize=0.0
         )
-        return solver.init_state(iterate.image)
+        return solver.init_state(iterate.image)._replace(gamma=first.init(iterate.image))
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
-        direction = _downhill(memory)
+        direction = _downhill(memory, first)
         # A quasi-Newton direction has its length: the first trial is always 1.
         found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), 1.0))
-        return found, _remember(memory, iterate.image, found)
+        return found, _remember(memory, iterate.image, found, first)
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
