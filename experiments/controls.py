@@ -101,7 +101,8 @@ CONTROLS = (
 
 #: Optimizers that are offered by name; any other may be typed.
 OPTIMIZERS = (
-    Choice("lbfgs", "L-BFGS"),
+    Choice("lbfgs:scaling=spectral", "L-BFGS"),
+    Choice("lbfgs", "L-BFGS with one scale"),
     Choice("adam:learning_rate=10", "Adam"),
     Choice("nonlinear-cg", "nonlinear conjugate gradients"),
     Choice("rmsprop:learning_rate=3", "RMSProp"),

@@ -228,7 +228,7 @@ class Settings:
         parser=AutoParser(lower_bound=1, upper_bound=64),
     )
     deterministic: bool = _switch(True, "Ask a GPU for the same bits every time; a CPU gives them anyway.")
-    optimizer: str = "lbfgs"  # whose flag is a command's: `compare` and `sweep` take several
+    optimizer: str = "lbfgs:scaling=spectral"  # whose flag is a command's: `compare` and `sweep` take several
 
 
 #: Flags whose values are paths, which may hold any character.

@@ -59,7 +59,7 @@ def stylize(
     content: Image,
     *styles: Image,
     steps: int = 100,
-    optimizer: str = "lbfgs",
+    optimizer: str = "lbfgs:scaling=spectral",
     network: weights.Weights | None = None,
     recipe: recipes.Recipe | None = None,
     form: objective.Form | None = None,

@@ -135,7 +135,9 @@ def test_a_cosine_rate_falls_to_nothing_over_its_steps():
         np.testing.assert_allclose(iterate.image, left, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"])
+@pytest.mark.parametrize(
+    "name", ["lbfgs", "lbfgs:scaling=spectral", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"]
+)
 def test_line_search_methods_solve_rosenbrocks_valley(name):
     totals, iterate, _ = minimise(name, rosenbrock, jnp.full((2, 2, 3), -50.0), 300)
     # In float32 conjugate gradients creep along the floor of the valley: how far depends on a CPU's rounding.
@@ -145,7 +147,7 @@ def test_line_search_methods_solve_rosenbrocks_valley(name):
     np.testing.assert_allclose(iterate.image, 100, atol=distance)
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "optax-lbfgs", "scipy-lbfgs"])
+@pytest.mark.parametrize("name", ["lbfgs", "lbfgs:scaling=spectral", "optax-lbfgs", "scipy-lbfgs"])
 def test_quasi_newton_methods_say_that_they_converged_and_stay_there(name):
     totals, iterate, _ = minimise(name, quadratic, jnp.zeros_like(GOAL), 200)
     assert len(totals) < 200, "stopped because it had converged"
@@ -311,7 +313,7 @@ def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, con
     assert state.iterate.evaluation.total < 0.5 * start
 
 
-@pytest.mark.parametrize("text", ["lbfgs", "nonlinear-cg", "scipy-lbfgs"])
+@pytest.mark.parametrize("text", ["lbfgs", "lbfgs:scaling=spectral", "nonlinear-cg", "scipy-lbfgs"])
 def test_the_step_size_is_what_a_line_search_multiplied_its_direction_with(text):
     """The first direction is the negative gradient."""
     spec = catalogue.parse(text)
@@ -362,6 +364,7 @@ def test_an_optax_alias_is_optaxs_own_step():
         ("adam:nesterov=maybe", "nesterov must be true or false"),
         ("lbfgs:history_size=0", "history_size must be from 1 to 1000"),
         ("lbfgs:history_size=2.5", "history_size must be a whole number"),
+        ("lbfgs:scaling=diagonal", "scaling must be scalar or spectral"),
         ("nonlinear-cg:method=newton", "method must be polak-ribiere or"),
         ("lion", "lion needs a learning_rate"),
     ],
@@ -373,7 +376,9 @@ def test_a_specification_that_cannot_be_used_is_refused_in_one_line(text, words)
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["adam:learning_rate=3", "lbfgs", "optax-lbfgs", "nonlinear-cg"])
+@pytest.mark.parametrize(
+    "text", ["adam:learning_rate=3", "lbfgs", "lbfgs:scaling=spectral", "optax-lbfgs", "nonlinear-cg"]
+)
 def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
     """Of a quadratic whose minimum, for each pixel on its own, is partly out of range."""
     spec = catalogue.parse(text)
@@ -425,10 +430,11 @@ def assert_alike(found, wanted):
 FACTORED = ("adafactor", "sm3")
 
 
-@pytest.mark.parametrize("name", catalogue.NAMES)
-def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(name, monkeypatch, tmp_path):
+@pytest.mark.parametrize("text", [*catalogue.NAMES, "lbfgs:scaling=spectral"])
+def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(text, monkeypatch, tmp_path):
     monkeypatch.setattr(training.objective, "evaluate", scale_free)
-    spec = catalogue.parse(f"{name}:learning_rate=0.1" if name in RATES else name)
+    spec = catalogue.parse(f"{text}:learning_rate=0.1" if text in RATES else text)
+    name = spec.name
     on_host = name in catalogue.ON_HOST
     # A form that no other test has: programs are kept by their arguments.
     form = objective.GATYS._replace(content=scale_free)

@@ -119,7 +119,11 @@ def test_l_bfgs_in_variables_is_l_bfgs_in_pixels_with_another_first_matrix():
 
 @pytest.mark.parametrize("text", ["fourier:exponent=0.35", "pyramid:levels=3"])
 @pytest.mark.parametrize(
-    "name", ["lbfgs", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg", "adam", "rmsprop", "momentum"]
+    "name",
+    [
+        *("lbfgs", "lbfgs:scaling=spectral", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"),
+        *("adam", "rmsprop", "momentum"),
+    ],
 )
 def test_optimizers_find_the_minimum_in_variables(name, text):
     rate = {"momentum": ":learning_rate=0.003", "adam": ":learning_rate=5", "rmsprop": ":learning_rate=4"}
@@ -227,6 +231,7 @@ def test_a_specification_says_its_own_or_takes_the_given_one_or_what_suits():
     assert variables("adam", "gatys", "fourier") == "fourier"
     assert variables("adam", "gatys", None) == "pixels"
     assert variables("lbfgs", "gatys", None).startswith("fourier")
+    assert variables("lbfgs:scaling=spectral", "gatys", None).startswith("fourier")
     assert variables("lbfgs", "ivanov2017", None) == "pixels"
     assert variables("lbfgs", "gatys") == "pixels"
 

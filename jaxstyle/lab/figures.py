@@ -35,10 +35,10 @@ _COLOURS = (
         "adagrad",
         "adagrad@fourier",
         "rmsprop",
-        "rmsprop@fourier",
+        "nonlinear-cg",
     ),
     *("adam", "adam@fourier", "adadelta", "adadelta-tf1gpu", "scipy-lbfgs", "optax-lbfgs"),
-    *("nadam", "amsgrad", "momentum", "yogi", "nonlinear-cg", "nonlinear-cg@fourier"),
+    *("nadam", "amsgrad", "momentum", "yogi", "lbfgs:spectral@fourier", "nonlinear-cg@fourier"),
 )
 
 
@@ -53,9 +53,9 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def optimizer(label: str) -> str:
-    """An optimizer's name in a label, with `@fourier` where it sees that."""
+    """An optimizer's name in a label, with `:spectral` and `@fourier` where it has that."""
     name = re.match(r"[a-z_]*(-(lbfgs|cg|tf1gpu))?", label.replace("_fourier", "@fourier"))[0]
-    return name + "@fourier" * ("fourier" in label)
+    return name + ":spectral" * ("spectral" in label) + "@fourier" * ("fourier" in label)
 
 
 def _plain(text: Any) -> None:
