@@ -51,7 +51,7 @@ NEAR = 5
 
 _OPTIMIZER = flags.DEFINE_multi_string(
     "optimizer",
-    ["adam", "lbfgs", "lbfgs@fourier:exponent=0.5"],
+    ["adam", "lbfgs", "lbfgs:scaling=spectral@fourier:exponent=0.5"],
     "NAME or NAME:key=value,key=value, with @PARAMETRIZATION or without; without a learning rate it is tuned.",
 )
 _PROBLEM = flags.DEFINE_multi_enum(

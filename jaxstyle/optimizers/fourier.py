@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Complex, Float
 
-Image = Float[Array, "height width 3"]
+Image = Float[Array, "height width colours"]
 
 #: Lines in a multiple of so many leave each of 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 threads a multiple of 16.
 _FULL = 768

@@ -48,7 +48,10 @@ def init(image: Image) -> Spectrum:
 
 def update(spectrum: Spectrum, move: Image, change: Image) -> Spectrum:
     """With one more correction, whose length along `change` the diagonal gets right, as γ does."""
-    moved, changed = _powers(move), _powers(change)
+    # Transformed together: XLA would keep what each frequency counts for in each band for the second one.
+    seen = jnp.concatenate([_turn(move, AXES.T), _turn(change, AXES.T)], 2)
+    both = fourier.powers(seen, _positions(move), _bands(move))
+    moved, changed = both[:3], both[3:]
     moves, changes = KEPT * spectrum.moves + moved, KEPT * spectrum.changes + changed
     ratio = (moves + FLOOR * jnp.sum(moves)) / (changes + FLOOR * jnp.sum(changes))
     diagonal = jnp.sqrt(ratio)
@@ -63,14 +66,11 @@ def multiply(spectrum: Spectrum, image: Image) -> Image:
     below = jnp.clip(jnp.floor(positions).astype(int), 0, logarithms.shape[1] - 2)
     part = (positions - below)[None]
     factors = jnp.exp((1 - part) * logarithms[:, below] + part * logarithms[:, below + 1])
-    axes = AXES.astype(image.dtype)
-    seen = jnp.matmul(image, axes.T, precision="highest")
-    return jnp.matmul(fourier.multiply(seen, factors), axes, precision="highest")
+    return _turn(fourier.multiply(_turn(image, AXES.T), factors), AXES)
 
 
-def _powers(image: Image) -> Float[Array, "3 bands"]:
-    seen = jnp.matmul(image, AXES.astype(image.dtype).T, precision="highest")
-    return fourier.powers(seen, _positions(image), _bands(image))
+def _turn(image: Image, axes: Float[np.ndarray, "3 3"]) -> Image:
+    return jnp.matmul(image, axes.astype(image.dtype), precision="highest")
 
 
 def _bands(image: Image) -> int:
