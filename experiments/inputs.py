@@ -38,7 +38,7 @@ SMALLEST = 180
 AT_ONCE = range(360, 510)
 
 #: Steps by default, and where one size is enough.
-STEPS, STEPS_AT_ONCE = 80, 44
+STEPS, STEPS_AT_ONCE = 80, 40
 
 
 # --- layers and weights -------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class Settings:
     )
     steps: int | None = _count(
         None,
-        "Iterations of the optimizer, shared out among the --scales. By default 80, and 44 at one size of 360 to "
+        "Iterations of the optimizer, shared out among the --scales. By default 80, and 40 at one size of 360 to "
         "509 pixels from the photo with wasserstein and a line search, as lbfgs has.",
         lower_bound=1,
         upper_bound=10**6,
