@@ -68,7 +68,7 @@ def test_the_command_of_a_choice_has_what_differs_from_the_defaults():
 def test_two_optimizers_are_a_comparison_and_two_dry_runs():
     found = controls.command(CHOSEN | {"against": "adam:learning_rate=3"})
     assert (found.name, found.run) == ("compare", "compare-cat-night")
-    assert found.flags[-2:] == ("--optimizer=lbfgs", "--optimizer=adam:learning_rate=3")
+    assert found.flags[-2:] == ("--optimizer=lbfgs:scaling=spectral", "--optimizer=adam:learning_rate=3")
     one, two = controls.trials(CHOSEN | {"against": "adam:learning_rate=3"})
     assert {"--scales=1", "--parametrization=pixels", "--steps=80"} <= set(one) & set(two)
     assert set(two) - set(one) == {"--optimizer=adam:learning_rate=3"}
