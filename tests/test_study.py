@@ -348,8 +348,8 @@ def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_c
             study.evaluations_to(run, goal) / study.evaluations_to(before, goal)
             for run, before, goal in zip(runs[arm], runs["lbfgs"], goals, strict=True)
         ]
-        median, _, rest = cell.replace("*", "").strip().partition(", ")
-        assert median == f"{np.median(parts):.2f}"
+        median, _, rest = cell.strip().partition(", ")
+        assert median == (f"{np.median(parts):.2f}" if "0.35" in arm else f"**{np.median(parts):.2f}**")
         never = {0: "", 1: "one never", 2: "two never", 3: "three never"}[int(np.isinf(parts).sum())]
         if rest.startswith("all below "):
             assert max(parts) <= float(rest.removeprefix("all below "))

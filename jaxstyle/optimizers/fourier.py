@@ -127,11 +127,15 @@ def _multiply_in_parts(image: Image, factors: Float[Array, "#colours half height
     return apart(jnp.pad(image, (rows, (0, 0), (0, 0))), jnp.pad(factors, ((0, 0), cut, (0, 0))))[:height]
 
 
-def spectrum(height: int, width: int, exponent: float) -> Float[Array, "height half"]:
-    """f^−exponent, f the radial frequency, at least one cycle over the longer side; of mean square 1."""
+def squares(height: int, width: int) -> Float[Array, "height half"]:
+    """Radial frequencies squared, in cycles per pixel."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    squares = jnp.asarray(rows**2) + jnp.asarray(columns**2)
-    scales = jnp.maximum(squares, 1 / max(height, width) ** 2) ** (-exponent / 2)
+    return jnp.asarray(rows**2) + jnp.asarray(columns**2)
+
+
+def power_law(height: int, width: int, exponent: float) -> Float[Array, "height half"]:
+    """f^−exponent, f the radial frequency, at least one cycle over the longer side; of mean square 1."""
+    scales = jnp.maximum(squares(height, width), 1 / max(height, width) ** 2) ** (-exponent / 2)
     return scales / _root_mean_square(height, width, exponent)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 
 from jaxstyle.errors import UserError
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Visit
-from jaxstyle.optimizers.fourier import multiply, spectrum
+from jaxstyle.optimizers.fourier import multiply, power_law
 
 Variables = Float[Array, "rows columns 3"]
 
@@ -51,7 +51,7 @@ def fourier(exponent: float = 0.5) -> Parametrization:
 def _filter(image: Image, exponent: float) -> Image:
     """F⁻¹ S F of an image, with S of a negative exponent the inverse of that of the positive one."""
     height, width, _ = image.shape
-    scales = spectrum(height, width, abs(exponent)).astype(image.dtype)
+    scales = power_law(height, width, abs(exponent)).astype(image.dtype)
     scales = scales if exponent > 0 else 1 / scales
     return multiply(image, scales.T[None])
 

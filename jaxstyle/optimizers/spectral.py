@@ -31,7 +31,7 @@ KEPT = 0.5
 FLOOR = 1e-9
 
 
-class Spectrum(NamedTuple):
+class FirstMatrix(NamedTuple):
     """The diagonal, and what it is made of: power of the moves and of the changes, the older the less it weighs."""
 
     moves: Float[Array, "3 bands"]
@@ -39,40 +39,40 @@ class Spectrum(NamedTuple):
     diagonal: Float[Array, "3 bands"]
 
 
-def init(image: Image) -> Spectrum:
+def init(image: Image) -> FirstMatrix:
     """The identity, of an image's shape."""
     shape = 3, _bands(image)
     nothing = jnp.zeros(shape, image.dtype)
-    return Spectrum(nothing, nothing, jnp.ones_like(nothing))
+    return FirstMatrix(nothing, nothing, jnp.ones_like(nothing))
 
 
-def update(spectrum: Spectrum, move: Image, change: Image) -> Spectrum:
+def update(matrix: FirstMatrix, move: Image, change: Image) -> FirstMatrix:
     """With one more correction, whose length along `change` the diagonal gets right, as γ does."""
     # Transformed together: XLA would keep what each frequency counts for in each band for the second one.
-    seen = jnp.concatenate([_turn(move, AXES.T), _turn(change, AXES.T)], 2)
+    seen = jnp.concatenate([_turn(move, AXES), _turn(change, AXES)], 2)
     both = fourier.powers(seen, _positions(move), _bands(move))
     moved, changed = both[:3], both[3:]
-    moves, changes = KEPT * spectrum.moves + moved, KEPT * spectrum.changes + changed
+    moves, changes = KEPT * matrix.moves + moved, KEPT * matrix.changes + changed
     ratio = (moves + FLOOR * jnp.sum(moves)) / (changes + FLOOR * jnp.sum(changes))
     diagonal = jnp.sqrt(ratio)
     along = jnp.sum(diagonal * changed) / (move.shape[0] * move.shape[1])
     usable = jnp.isfinite(diagonal).all() & (along > 0)
-    return Spectrum(moves, changes, jnp.where(usable, diagonal * inner(move, change) / along, 1))
+    return FirstMatrix(moves, changes, jnp.where(usable, diagonal * inner(move, change) / along, 1))
 
 
-def multiply(spectrum: Spectrum, image: Image) -> Image:
+def multiply(matrix: FirstMatrix, image: Image) -> Image:
     """The diagonal times an image; between the middles of two bands it is their geometric mean by distance."""
-    positions, logarithms = _positions(image), jnp.log(spectrum.diagonal)
+    positions, logarithms = _positions(image), jnp.log(matrix.diagonal)
     below = jnp.clip(jnp.floor(positions).astype(int), 0, logarithms.shape[1] - 2)
     part = (positions - below)[None]
     factors = jnp.exp((1 - part) * logarithms[:, below] + part * logarithms[:, below + 1])
-    return _turn(fourier.multiply(_turn(image, AXES.T), factors), AXES)
+    return _turn(fourier.multiply(_turn(image, AXES), factors), AXES.T)
 
 
 def _turn(image: Image, axes: Float[np.ndarray, "3 3"]) -> Image:
-    """Times the axes: sums of planes, as a product of so narrow matrices takes longer."""
+    """The colours along axes: sums of planes, as a product of so narrow matrices takes longer."""
     planes = [image[..., k] for k in range(3)]
-    turned = [sum(float(part) * plane for part, plane in zip(axis, planes, strict=True)) for axis in axes.T]
+    turned = [sum(float(part) * plane for part, plane in zip(axis, planes, strict=True)) for axis in axes]
     return jnp.stack(turned, 2)
 
 
@@ -84,6 +84,5 @@ def _bands(image: Image) -> int:
 def _positions(image: Image) -> Float[Array, "half height"]:
     """Where the frequencies of an image lie among the bands, from 0 on."""
     height, width, _ = image.shape
-    rows, columns = np.fft.fftfreq(height)[None, :], np.fft.rfftfreq(width)[:, None]
-    squares = (jnp.asarray(rows**2) + jnp.asarray(columns**2)) * max(height, width) ** 2
-    return (BANDS / 2 * jnp.log2(jnp.maximum(squares, 1))).astype(image.dtype)
+    cycles = fourier.squares(height, width).T * max(height, width) ** 2
+    return (BANDS / 2 * jnp.log2(jnp.maximum(cycles, 1))).astype(image.dtype)
