@@ -112,7 +112,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     free = memory.available(devices) / 2**30
     needed, strips = arm.needed_at_last(ready, rest, 0, here), posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
-        needed = task.expected(posed.form, list(problem.network.filters), posed.shapes[-1])
+        needed = task.expected(posed.settings, posed.form, list(problem.network.filters), posed.shapes[-1])
     told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
     if posed.masks:

@@ -18,6 +18,7 @@ from jaxstyle.losses import objective, strips
 from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES, WITHOUT_SHARES
 from jaxstyle.network import vgg, weights
+from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory, processes
 
 from . import inputs, regions
@@ -117,8 +118,8 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
             )
 
 
-#: Images that a run keeps besides an evaluation: the twenty of L-BFGS's history, start, gradients and targets.
-IMAGES = 32
+#: Images that a run keeps besides an evaluation and its optimizer's memory: start, best, trial, gradients, content.
+IMAGES = 12
 
 
 def with_strips(
@@ -135,7 +136,7 @@ def with_strips(
     """
     if settings.strips or devices > 1:
         return dataclasses.replace(settings, strips=settings.strips or 1)
-    form = strips.fitting(form, names, shape, memory.available() - _images(shape))
+    form = strips.fitting(form, names, shape, memory.available() - _images(settings, shape))
     return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
 
 
@@ -152,13 +153,15 @@ def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     return settings
 
 
-def _images(shape: Sequence[int]) -> int:
-    return 4 * 3 * IMAGES * shape[0] * shape[1]
+def _images(settings: Settings, shape: Sequence[int]) -> int:
+    """Bytes that a run keeps besides an evaluation."""
+    spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
+    return IMAGES * 4 * 3 * shape[0] * shape[1] + catalogue.bytes_kept(spec, shape)
 
 
-def expected(form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
+def expected(settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
     """Bytes that a run will take at an evaluation of these layers."""
-    return strips.estimate(form, names, shape) + _images(shape)
+    return strips.estimate(form, names, shape) + _images(settings, shape)
 
 
 def needs_less(form: objective.Form) -> str:

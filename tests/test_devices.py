@@ -46,9 +46,10 @@ def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
     # Of the widest maps a device gets some rows of 320; Gram matrices are summed whole.
     assert four["collectives"]["collective-permute"]["largest"] < image / 16
     assert four["collectives"]["all-reduce"]["largest"] <= 4 * 20**2
-    # A CPU transforms no fewer lines than 768 at once, which are many for 37 columns.
-    assert four["temporary_bytes"] < (0.85 if transposed else 0.45) * one["temporary_bytes"]
     assert four["argument_bytes"] < 0.6 * one["argument_bytes"]
+    # A CPU transforms no fewer lines than 768 at once, which are many for 37 columns.
+    memory = [each["argument_bytes"] + each["temporary_bytes"] for each in (one, four)]
+    assert memory[1] < (0.95 if transposed else 0.5) * memory[0]
     assert four["first"] < 1e-5
     assert four["image"] < 2e-3  # Adam divides gradients by their sizes, those that are all rounding too
     assert four["total"] == pytest.approx(one["total"], rel=1e-4)

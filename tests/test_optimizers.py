@@ -15,6 +15,7 @@ from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective
 from jaxstyle.losses.objective import Evaluation, Terms
+from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.optimizers.base import Iterate, Visit
 from jaxstyle.runs.checkpoints import Checkpoints
@@ -181,6 +182,68 @@ def test_lbfgs_directions_are_the_textbooks():
             )
         )
         iterate = new
+
+
+@pytest.mark.parametrize(
+    "text", ["lbfgs:history_size=40", "lbfgs:history_size=40,scaling=spectral@fourier:exponent=0.5"]
+)
+def test_the_history_of_lbfgs_is_written_in_place(text):
+    spec = catalogue.parse(text)
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
+
+    def step(iterate, state):
+        return optimizer.step(Visit(lambda image: Iterate(image, norm(image)), None), iterate, state)[:2]
+
+    def norm(image):
+        total = 0.5 * jnp.sum(image**2)
+        return Evaluation(total, Terms(total, 0.0, 0.0), image)
+
+    image = jnp.ones((48, 48, 3))
+    iterate = Iterate(image, norm(image))
+    step = convolution.jit(step, donate_argnums=1).lower(iterate, optimizer.init(iterate)).compile()
+    assert step.memory_analysis().temp_size_in_bytes < 40 * image.nbytes, "not eighty more"
+
+
+@pytest.mark.parametrize("scaling", ["scalar", "spectral"])
+def test_after_a_failed_search_lbfgs_is_as_if_it_began(scaling):
+    """The objective is not a number beyond where five steps have come, nor is the gradient there."""
+    text = f"lbfgs:history_size=8,scaling={scaling}"
+    spec = catalogue.parse(text)
+    optimizer = catalogue.build(spec.name, spec.static)()
+    wall = jnp.float32(-jnp.inf)
+
+    def walled(wall, image):
+        found = quadratic(image)
+        return jax.tree.map(lambda value: jnp.where(found.total < wall, jnp.nan, value), found)
+
+    def step(wall, iterate, state):
+        return optimizer.step(visiting(functools.partial(walled, wall)), iterate, state)
+
+    step, iterate = jax.jit(step), Iterate(START, quadratic(START))
+    state = optimizer.init(iterate)
+    for _ in range(5):
+        iterate, state, *_ = step(wall, iterate, state)
+    stopped, state, *_ = step(iterate.evaluation.total, iterate, state)
+    np.testing.assert_array_equal(stopped.image, iterate.image)
+    again, after, *_ = step(wall, stopped, state)
+    anew, begun, *_ = step(wall, stopped, optimizer.init(stopped))
+    np.testing.assert_array_equal(again.image, anew.image)
+    for _ in range(3):
+        again, after, *_ = step(wall, again, after)
+        anew, begun, *_ = step(wall, anew, begun)
+    np.testing.assert_allclose(again.image, anew.image, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["lbfgs:history_size=3", "adam", "scipy-lbfgs", "noisy_sgd:learning_rate=1"])
+def test_what_an_optimizer_keeps_is_known_beforehand(text):
+    spec = catalogue.parse(text)
+    image = jnp.ones((70, 90, 3))
+    zero = jnp.float32(0)
+    traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
+    iterate = Iterate(image, Evaluation(zero, Terms(zero, zero, zero), image))
+    state = catalogue.build(spec.name, spec.static)(**traced).init(iterate)
+    images = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / image.nbytes
+    assert catalogue.bytes_kept(spec, (70, 90)) == pytest.approx(images * image.nbytes, rel=0.01, abs=2**8)
 
 
 def test_lbfgs_walks_where_jaxopt_does():

@@ -11,7 +11,7 @@ Hyperparameters that are real numbers may be traced arrays: a learning rate can 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +20,9 @@ import optax
 import optax.contrib
 
 from jaxstyle.errors import UserError
+from jaxstyle.losses.objective import Evaluation, Terms
 from jaxstyle.optimizers import parametrization
-from jaxstyle.optimizers.base import Optimizer
+from jaxstyle.optimizers.base import Iterate, Optimizer
 from jaxstyle.optimizers.first_order import adadelta_tf1gpu, from_optax
 from jaxstyle.optimizers.quasi_newton import COEFFICIENTS, SCALINGS, lbfgs, nonlinear_cg, optax_lbfgs
 from jaxstyle.optimizers.scipy_lbfgs import scipy_lbfgs
@@ -231,6 +232,18 @@ def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callab
     factory = functools.partial(_FACTORIES[name], **options)
     make = factory if name in _LINE_SEARCH_METHODS else functools.partial(_first_order, factory)
     return lambda **traced: parametrization.within(variables, make(**traced))
+
+
+def bytes_kept(spec: Spec, shape: Sequence[int]) -> int:
+    """What an optimizer remembers between two steps on an image of a height and a width."""
+    side = 64
+    image = jnp.zeros((side, side, 3), jnp.float32)
+    nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
+    traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
+    optimizer = build(spec.name, spec.static)(**traced)
+    state = optimizer.init(nothing) if spec.name in ON_HOST else jax.eval_shape(optimizer.init, nothing)
+    kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return int(kept / side**2 * shape[0] * shape[1])
 
 
 def _first_order(

@@ -29,6 +29,11 @@ class QuasiNewtonState(NamedTuple):
     fresh: Bool[Array, ""]
 
 
+def _or_empty(search: Search, memory: Any, init: Callable[[Iterate], Any]) -> Any:
+    """The memory after a search, emptied where that failed: not by a `where`, which would write all of it."""
+    return jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
+
+
 def _unscaled(direction: Image) -> Scalar:
     """A step size for a direction whose length means nothing."""
     return FIRST_MOVE / jnp.sqrt(jnp.mean(direction**2))
@@ -36,18 +41,16 @@ def _unscaled(direction: Image) -> Scalar:
 
 def _restarting(
     init: Callable[[Iterate], Any],
-    advance: Callable[[Visit, Iterate, Any, Bool[Array, ""]], tuple[Any, Any]],
+    advance: Callable[[Visit, Iterate, Any, Bool[Array, ""]], tuple[Search, Any]],
 ) -> Optimizer:
     """A method with a memory that is forgotten where its line search fails.
 
-    `advance(visit, iterate, memory, fresh)` gives the search and the new memory. Failing with an empty memory,
-    along steepest descent, and without progress means that the iterate has converged.
+    `advance(visit, iterate, memory, fresh)` gives the search and the memory after it, an empty one where it failed.
+    Failing with an empty memory, along steepest descent, and without progress means that the iterate has converged.
     """
 
     def step(visit: Visit, iterate: Iterate, state: QuasiNewtonState) -> Outcome:
         search, memory = advance(visit, iterate, state.memory, state.fresh)
-        # Not a `where`, which would write the whole history at every step.
-        memory = jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
         stuck = ~search.accepted & (search.stepsize == 0)
         return Outcome(
             search.iterate,
@@ -105,21 +108,36 @@ def _downhill(memory: Any, scaling: Scaling) -> Image:
 
 
 def _remember(memory: Any, before: Image, search: Search, scaling: Scaling) -> Any:
-    """jaxopt's state after a step from an image; what only jaxopt's loop reads stays as it began."""
+    """jaxopt's state after a step from an image; what only jaxopt's loop reads stays as it began.
+
+    The history is written in place: 20 images of copies cost a tenth of a step and as much memory again. So where the
+    search failed, its images stay, and weigh nothing.
+    """
     image, (_, _, gradient) = search.iterate
-    move, change = image - before, gradient - memory.grad
+    move = jnp.where(search.accepted, image - before, 0)
+    change = jnp.where(search.accepted, gradient - memory.grad, 0)
     curvature = inner(move, change)
     slot = memory.iter_num % len(memory.rho_history)
-    moves, changes = memory.s_history.at[slot].set(move), memory.y_history.at[slot].set(change)
+    # Held: what is read of them below would else be computed from the history before, which would be kept for that.
+    moves, changes = jax.lax.optimization_barrier(
+        (memory.s_history.at[slot].set(move), memory.y_history.at[slot].set(change))
+    )
+    weights = memory.rho_history.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature))
+    # From the history as in jaxopt: from `move` and `change` γ's last bits would differ.
+    gamma = scaling.update(memory.gamma, moves[slot], changes[slot])
+    count, stepsize, weights, gamma = jax.tree.map(
+        lambda known, empty: jnp.where(search.accepted, known, empty),
+        (memory.iter_num + 1, search.stepsize, weights, gamma),
+        (0, 0.0, jnp.zeros_like(weights), scaling.init(image)),
+    )
     return memory._replace(
-        iter_num=memory.iter_num + 1,
+        iter_num=count,
         grad=gradient,
-        stepsize=search.stepsize,
+        stepsize=stepsize,
         s_history=moves,
         y_history=changes,
-        rho_history=memory.rho_history.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature)),
-        # From the history as in jaxopt: from `move` and `change` γ's last bits would differ.
-        gamma=scaling.update(memory.gamma, moves[slot], changes[slot]),
+        rho_history=weights,
+        gamma=gamma,
     )
 
 
@@ -210,9 +228,10 @@ def nonlinear_cg(
         gradient = found.iterate.evaluation.gradient
         above, below = COEFFICIENTS[method](memory.grad, gradient, direction)
         turned = jnp.maximum(above / jnp.maximum(below, LEAST), 0) * direction - gradient
-        return found, memory._replace(
+        memory = memory._replace(
             iter_num=memory.iter_num + 1, stepsize=found.stepsize, grad=gradient, descent_direction=turned
         )
+        return found, _or_empty(found, memory, init)
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
@@ -237,8 +256,12 @@ def optax_lbfgs(
         curvature=curvature,
     )
 
+    def init(iterate: Iterate) -> Any:
+        return direction.init(iterate.image)
+
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         updates, memory = direction.update(iterate.evaluation.gradient, memory, iterate.image)
-        return search(visit, iterate, updates, jnp.where(fresh, _unscaled(updates), 1.0)), memory
+        found = search(visit, iterate, updates, jnp.where(fresh, _unscaled(updates), 1.0))
+        return found, _or_empty(found, memory, init)
 
-    return _restarting(lambda iterate: direction.init(iterate.image), advance)
+    return _restarting(init, advance)
