@@ -34,6 +34,16 @@ def _or_empty(search: Search, memory: Any, init: Callable[[Iterate], Any]) -> An
     return jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
 
 
+def _searching(max_evaluations: int, sufficient_decrease: float, curvature: float) -> Callable[..., Search]:
+    """The line search with its numbers."""
+    return functools.partial(
+        wolfe,
+        max_evaluations=max_evaluations,
+        sufficient_decrease=sufficient_decrease,
+        curvature=curvature,
+    )
+
+
 def _unscaled(direction: Image) -> Scalar:
     """A step size for a direction whose length means nothing."""
     return FIRST_MOVE / jnp.sqrt(jnp.mean(direction**2))
@@ -159,12 +169,7 @@ def lbfgs(
       scaling: of the first matrix: `scalar`, or by frequency and colour `spectral`.
     """
     first = SCALINGS[scaling]
-    search = functools.partial(
-        wolfe,
-        max_evaluations=max_evaluations,
-        sufficient_decrease=sufficient_decrease,
-        curvature=curvature,
-    )
+    search = _searching(max_evaluations, sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
         total, _, gradient = iterate.evaluation
@@ -209,12 +214,7 @@ def nonlinear_cg(
       method: polak-ribiere, fletcher-reeves or hestenes-stiefel.
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
-    search = functools.partial(
-        wolfe,
-        max_evaluations=max_evaluations,
-        sufficient_decrease=sufficient_decrease,
-        curvature=curvature,
-    )
+    search = _searching(max_evaluations, sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
         total, _, gradient = iterate.evaluation
@@ -249,12 +249,7 @@ def optax_lbfgs(
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
     direction = optax.lbfgs(memory_size=memory_size, linesearch=None)
-    search = functools.partial(
-        wolfe,
-        max_evaluations=max_evaluations,
-        sufficient_decrease=sufficient_decrease,
-        curvature=curvature,
-    )
+    search = _searching(max_evaluations, sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
         return direction.init(iterate.image)
