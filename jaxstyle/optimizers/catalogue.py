@@ -24,7 +24,14 @@ from jaxstyle.losses.objective import Evaluation, Terms
 from jaxstyle.optimizers import parametrization
 from jaxstyle.optimizers.base import Iterate, Optimizer
 from jaxstyle.optimizers.first_order import adadelta_tf1gpu, from_optax
-from jaxstyle.optimizers.quasi_newton import COEFFICIENTS, SCALINGS, lbfgs, nonlinear_cg, optax_lbfgs
+from jaxstyle.optimizers.quasi_newton import (
+    COEFFICIENTS,
+    HISTORIES,
+    SCALINGS,
+    lbfgs,
+    nonlinear_cg,
+    optax_lbfgs,
+)
 from jaxstyle.optimizers.scipy_lbfgs import scipy_lbfgs
 
 
@@ -110,6 +117,7 @@ _RANGES = {
 }
 
 _CHOICES = {
+    ("lbfgs", "history"): tuple(HISTORIES),
     ("lbfgs", "scaling"): tuple(SCALINGS),
     ("nonlinear-cg", "method"): tuple(COEFFICIENTS),
     ("polyak_sgd", "variant"): ("sps", "sps+"),

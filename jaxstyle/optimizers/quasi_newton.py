@@ -97,19 +97,38 @@ SCALINGS = {
 }
 
 
+#: The types that corrections are kept in: of bfloat16 its bits, as XLA has a CPU widen whole arrays of that type.
+HISTORIES = {"float32": jnp.float32, "bfloat16": jnp.uint16}
+
+
+def _kept(image: Image, history: Array) -> Array:
+    """An image as a history keeps it."""
+    if history.dtype != jnp.uint16:
+        return image
+    rounded = jax.lax.reduce_precision(image, exponent_bits=8, mantissa_bits=7)
+    return (jax.lax.bitcast_convert_type(rounded, jnp.uint32) >> 16).astype(jnp.uint16)
+
+
+def _seen(kept: Array) -> Image:
+    """The image that `_kept` was given, to the precision of the history."""
+    if kept.dtype != jnp.uint16:
+        return kept
+    return jax.lax.bitcast_convert_type(kept.astype(jnp.uint32) << 16, jnp.float32)
+
+
 def _downhill(memory: Any, scaling: Scaling) -> Image:
     """-H times the gradient, by the two loops of Nocedal and Wright, algorithm 7.4, from a state of jaxopt's."""
     moves, changes, weights = memory.s_history, memory.y_history, memory.rho_history
     from_oldest = (memory.iter_num + jnp.arange(len(weights))) % len(weights)
 
     def back(rest: Image, i: Int[Array, ""]) -> tuple[Image, Scalar]:
-        alpha = weights[i] * inner(moves[i], rest)
-        return rest - alpha * changes[i], alpha
+        alpha = weights[i] * inner(_seen(moves[i]), rest)
+        return rest - alpha * _seen(changes[i]), alpha
 
     def forth(found: Image, at: tuple[Int[Array, ""], Scalar]) -> tuple[Image, None]:
         i, alpha = at
-        beta = weights[i] * inner(changes[i], found)
-        return found + (alpha - beta) * moves[i], None
+        beta = weights[i] * inner(_seen(changes[i]), found)
+        return found + (alpha - beta) * _seen(moves[i]), None
 
     # The gradient as the search found it: pulled into other variables once more, its last bits differ.
     rest, alphas = jax.lax.scan(back, -memory.grad, from_oldest, reverse=True)
@@ -124,9 +143,9 @@ def _remember(memory: Any, before: Image, search: Search, scaling: Scaling) -> A
     search failed, its images stay, and weigh nothing.
     """
     image, (_, _, gradient) = search.iterate
-    move = jnp.where(search.accepted, image - before, 0)
-    change = jnp.where(search.accepted, gradient - memory.grad, 0)
-    curvature = inner(move, change)
+    move = _kept(jnp.where(search.accepted, image - before, 0), memory.s_history)
+    change = _kept(jnp.where(search.accepted, gradient - memory.grad, 0), memory.y_history)
+    curvature = inner(_seen(move), _seen(change))
     slot = memory.iter_num % len(memory.rho_history)
     # Held: what is read of them below would else be computed from the history before, which would be kept for that.
     moves, changes = jax.lax.optimization_barrier(
@@ -134,7 +153,7 @@ def _remember(memory: Any, before: Image, search: Search, scaling: Scaling) -> A
     )
     weights = memory.rho_history.at[slot].set(jnp.where(curvature == 0, 0, 1 / curvature))
     # From the history as in jaxopt: from `move` and `change` γ's last bits would differ.
-    gamma = scaling.update(memory.gamma, moves[slot], changes[slot])
+    gamma = scaling.update(memory.gamma, _seen(moves[slot]), _seen(changes[slot]))
     count, stepsize, weights, gamma = jax.tree.map(
         lambda known, empty: jnp.where(search.accepted, known, empty),
         (memory.iter_num + 1, search.stepsize, weights, gamma),
@@ -157,6 +176,7 @@ def lbfgs(
     sufficient_decrease: float = 1e-4,
     curvature: float = 0.9,
     scaling: str = "scalar",
+    history: str = "float32",
 ) -> Optimizer:
     """jaxopt's L-BFGS, with one γ to the bit. Nocedal and Wright, "Numerical Optimization", algorithm 7.5.
 
@@ -167,6 +187,7 @@ def lbfgs(
       max_evaluations: of one line search.
       sufficient_decrease, curvature: c₁ and c₂ of the Wolfe conditions.
       scaling: of the first matrix: `scalar`, or by frequency and colour `spectral`.
+      history: the type that corrections are kept in, one of `HISTORIES`; they are computed with in the image's.
     """
     first = SCALINGS[scaling]
     search = _searching(max_evaluations, sufficient_decrease, curvature)
@@ -176,7 +197,11 @@ def lbfgs(
         solver = jaxopt.LBFGS(
             lambda _: (total, gradient), value_and_grad=True, history_size=history_size, max_stepsize=0.0
         )
-        return solver.init_state(iterate.image)._replace(gamma=first.init(iterate.image))
+        memory = solver.init_state(iterate.image)._replace(gamma=first.init(iterate.image))
+        kept = HISTORIES[history]
+        return memory._replace(
+            s_history=memory.s_history.astype(kept), y_history=memory.y_history.astype(kept)
+        )
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         direction = _downhill(memory, first)
