@@ -357,6 +357,30 @@ def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_c
             assert rest == never
 
 
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("To 200 evaluations", "photo"),
+        ("To 200, from noise", "noise"),
+        ("To 200, Wasserstein", "wasserstein"),
+        ("To 200, the article's loss", "article"),
+    ],
+)
+def test_what_that_page_says_of_200_evaluations_is_of_the_committed_curves(row, problem):
+    found = study.unpack((ROOT / "docs" / "optimizers" / "curves-200.npz").read_bytes())
+    page = (ROOT / "docs" / "parametrization.md").read_text("utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| {row}"))
+    field = study.field(found, problem, 200)
+    runs = dict(zip(field.arms, field.runs, strict=True))
+    goals = [study.best_within(run, 200) for run in runs["lbfgs"]]
+    runs = runs["lbfgs:scaling=spectral@fourier:exponent=0.5"]
+    parts = [study.evaluations_to(run, goal) / 200 for run, goal in zip(runs, goals, strict=True)]
+    reached = [part for part in parts if np.isfinite(part)]
+    never = ", one never" * (len(parts) - len(reached))
+    text = f"**{np.median(parts):.2f}**, {min(reached):.2f} to {max(reached):.2f}{never}"
+    assert line.split("|")[5].strip() == text
+
+
 def test_a_study_that_is_overwritten_forgets_what_was_measured(tmp_path):
     workdir.begin(tmp_path, "--size=9\n", overwrite=False)
     for name in ("measured.json", "curves.npz", "tables.md"):

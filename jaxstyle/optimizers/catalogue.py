@@ -117,7 +117,7 @@ _RANGES = {
 }
 
 _CHOICES = {
-    ("lbfgs", "history"): tuple(HISTORIES),
+    ("lbfgs", "history"): HISTORIES,
     ("lbfgs", "scaling"): tuple(SCALINGS),
     ("nonlinear-cg", "method"): tuple(COEFFICIENTS),
     ("polyak_sgd", "variant"): ("sps", "sps+"),

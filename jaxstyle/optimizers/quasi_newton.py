@@ -97,8 +97,8 @@ SCALINGS = {
 }
 
 
-#: The types that corrections are kept in: of bfloat16 its bits, as XLA has a CPU widen whole arrays of that type.
-HISTORIES = {"float32": jnp.float32, "bfloat16": jnp.uint16}
+#: How corrections are kept: as images are, or as the bits of bfloat16, whose arrays XLA would widen whole on a CPU.
+HISTORIES = ("float32", "bfloat16")
 
 
 def _kept(image: Image, history: Array) -> Array:
@@ -139,8 +139,8 @@ def _downhill(memory: Any, scaling: Scaling) -> Image:
 def _remember(memory: Any, before: Image, search: Search, scaling: Scaling) -> Any:
     """jaxopt's state after a step from an image; what only jaxopt's loop reads stays as it began.
 
-    The history is written in place: 20 images of copies cost a tenth of a step and as much memory again. So where the
-    search failed, its images stay, and weigh nothing.
+    The history is written in place, as copies of it would cost as much memory again. So where the search failed, its
+    images stay, and weigh nothing.
     """
     image, (_, _, gradient) = search.iterate
     move = _kept(jnp.where(search.accepted, image - before, 0), memory.s_history)
@@ -187,7 +187,7 @@ def lbfgs(
       max_evaluations: of one line search.
       sufficient_decrease, curvature: c₁ and c₂ of the Wolfe conditions.
       scaling: of the first matrix: `scalar`, or by frequency and colour `spectral`.
-      history: the type that corrections are kept in, one of `HISTORIES`; they are computed with in the image's.
+      history: one of `HISTORIES`. What is computed of a correction is of it as it is kept.
     """
     first = SCALINGS[scaling]
     search = _searching(max_evaluations, sufficient_decrease, curvature)
@@ -198,10 +198,11 @@ def lbfgs(
             lambda _: (total, gradient), value_and_grad=True, history_size=history_size, max_stepsize=0.0
         )
         memory = solver.init_state(iterate.image)._replace(gamma=first.init(iterate.image))
-        kept = HISTORIES[history]
-        return memory._replace(
-            s_history=memory.s_history.astype(kept), y_history=memory.y_history.astype(kept)
-        )
+        if history == "bfloat16":
+            memory = memory._replace(
+                s_history=memory.s_history.astype(jnp.uint16), y_history=memory.y_history.astype(jnp.uint16)
+            )
+        return memory
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         direction = _downhill(memory, first)
