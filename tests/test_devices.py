@@ -27,6 +27,7 @@ def spread(*arguments):
     ("size", "optimizer", "transposed"),
     [
         ("40x320", "adam", set()),
+        ("40x320", "lbfgs", set()),
         ("37x301", "lbfgs", set()),
         ("37x301", "nonlinear-cg", set()),
         ("37x301", "lbfgs@fourier", {"all-to-all"}),
@@ -47,9 +48,13 @@ def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
     assert four["collectives"]["collective-permute"]["largest"] < image / 16
     assert four["collectives"]["all-reduce"]["largest"] <= 4 * 20**2
     assert four["argument_bytes"] < 0.6 * one["argument_bytes"]
-    # A CPU transforms no fewer lines than 768 at once, which are many for 37 columns.
-    memory = [each["argument_bytes"] + each["temporary_bytes"] for each in (one, four)]
-    assert memory[1] < (0.95 if transposed else 0.5) * memory[0]
+    if "lbfgs" in optimizer:
+        # Most is its history, whose rows are brought to a number that divides and back. And a CPU transforms no fewer
+        # lines than 768 at once, which are many for 37 columns.
+        memory = [each["argument_bytes"] + each["temporary_bytes"] for each in (one, four)]
+        assert memory[1] < (0.95 if transposed else 0.5) * memory[0]
+    if "lbfgs" not in optimizer or size == "40x320":
+        assert four["temporary_bytes"] < 0.45 * one["temporary_bytes"]
     assert four["first"] < 1e-5
     assert four["image"] < 2e-3  # Adam divides gradients by their sizes, those that are all rounding too
     assert four["total"] == pytest.approx(one["total"], rel=1e-4)

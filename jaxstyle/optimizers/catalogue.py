@@ -243,7 +243,10 @@ def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callab
 
 
 def bytes_kept(spec: Spec, shape: Sequence[int]) -> int:
-    """What an optimizer remembers between two steps on an image of a height and a width."""
+    """What an optimizer remembers between two steps on an image of a height and a width.
+
+    It is told by the state of a small image, as one on the host cannot be had without making it.
+    """
     side = 64
     image = jnp.zeros((side, side, 3), jnp.float32)
     nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
