@@ -4,9 +4,10 @@ python -m experiments.article --workdir=runs/article
 python -m experiments.article --curves=docs/experiments/curves.npz --workdir=runs/remade
 
 Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons with --claims
-(--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file. All
-else is made of the curves: claims.json, figures of each experiment by evaluation and by second, and in tables.md the
-verdicts by pair, how they move with the thresholds of the words, and losses by evaluations.
+(--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file, to
+which comparisons with other seeds may be added. All else is made of the curves: claims.json, figures of each
+experiment by evaluation and by second, and in tables.md the verdicts by pair, how they move with the thresholds of
+the words, and losses by evaluations.
 """
 
 import json
@@ -30,7 +31,9 @@ _COMPARISON = flags.DEFINE_multi_string(
     "--workdir of a comparison with --claims; repeatable. By default those of configs/experiment1.flags to "
     "experiment6.flags that are there.",
 )
-_CURVES = flags.DEFINE_string("curves", None, "curves.npz of an earlier page, in place of comparisons.")
+_CURVES = flags.DEFINE_string(
+    "curves", None, "curves.npz of an earlier page; --comparison adds to it, by default nothing."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/article", "Where the command writes.")
 
 #: The pairs' letters by what their pictures are called.
@@ -100,11 +103,13 @@ def gather(folders: Iterable[str]) -> list[tuple[str, records.Arm]]:
 
 def main() -> None:
     comparisons, curves, directory = _COMPARISON.value, _CURVES.value, pathlib.Path(_WORKDIR.value)
-    if comparisons and curves:
-        raise UserError("--comparison: with --curves none is read; leave one of them out")
     usual = [str(launch.RUNS / name) for name in claims.EXPERIMENTS if (launch.RUNS / name).is_dir()]
-    arms = [] if curves else gather(comparisons or usual)
-    runs = read_curves(pathlib.Path(curves)) if curves else [article.run_of(*each) for each in arms]
+    arms = gather(comparisons or ([] if curves else usual))
+    runs = read_curves(pathlib.Path(curves)) if curves else []
+    try:
+        runs = article.joined(runs, [article.run_of(*each) for each in arms])
+    except ValueError as error:
+        raise UserError(f"--comparison: --curves has runs of it: {error}") from error
     if not runs:
         raise UserError(
             "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"

@@ -156,12 +156,18 @@ def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):
     assert (made / "experiment6.png").exists()
 
 
+def test_other_seeds_are_added_to_the_curves_of_a_page_and_the_same_ones_are_not(runs):
+    other = [each._replace(seed=1) for each in runs]
+    assert article.joined(runs, other) == [*runs, *other]
+    with pytest.raises(ValueError, match="lbfgs of experiment6, pair B2, seed 0"):
+        article.joined(runs, [runs[-1]])
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         (("--curves=none.npz",), "--curves=none.npz"),
         (("--comparison=none",), "--comparison=none"),
-        (("--curves=a", "--comparison=b"), "--comparison"),
         ((), "--comparison: nothing has ended"),
     ],
 )

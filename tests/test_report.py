@@ -76,11 +76,20 @@ def test_a_run_is_read_as_it_was_recorded(tmp_path):
     )
     (tmp_path / "image.png").write_bytes(arm.image)
     found = records.read_arm(tmp_path, "adam")
-    assert (found.pair, found.seed, found.status) == ("a.jpg + b.jpg", 3, "finished")
+    assert (found.pair, found.seed, found.status, found.keep) == ("a.jpg + b.jpg", 3, "finished", "last")
+    (tmp_path / "run.flags").write_text("--bits=8\n--keep=best\n--seed=3\n")
+    assert records.read_arm(tmp_path, "adam").keep == "best"
     np.testing.assert_allclose(found.rows, arm.rows, rtol=1e-6)
     assert found.image == arm.image
     (tmp_path / "manifest.json").write_text("{")
     assert records.read_arm(tmp_path, "adam") is None
+
+
+def test_a_picture_is_captioned_with_the_loss_of_the_iterate_that_it_is(arms):
+    arm = arms[0]._replace(rows=arms[0].rows[[0, 9, 3]])  # it ends higher than it was
+    assert records.image_loss(arm) == f"loss {arm.rows[2, 3]:.4g}"
+    assert records.image_loss(arm._replace(keep="best")) == f"loss {arm.rows[1, 3]:.4g} at step 9"
+    assert "loss" not in records.image_loss(arm._replace(keep="average"))
 
 
 def test_labels_are_safe_names_that_tell_arms_apart_and_stay_when_arms_are_added():

@@ -45,6 +45,19 @@ def run_of(experiment: str, arm: Arm) -> Run:
     return Run(experiment, arm.label, arm.pair, arm.seed, curve)
 
 
+def joined(runs: Sequence[Run], more: Sequence[Run]) -> list[Run]:
+    """Runs of a page, and more of other seeds.
+
+    Raises:
+      ValueError: a run is in both.
+    """
+    there = {run[:4] for run in runs}
+    for run in more:
+        if run[:4] in there:
+            raise ValueError(f"{run.label} of {run.experiment}, pair {run.pair}, seed {run.seed}")
+    return [*runs, *more]
+
+
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 

@@ -188,7 +188,7 @@ def pictures(arms: Sequence[Arm]) -> Figure:
         mine = {arm.label: arm for arm in reversed(shown) if arm.pair == pair}
         given = records.inputs(next(iter(mine.values())))
         made = [
-            (f"{records.title(label)}\nloss {arm.rows[-1, 3]:.4g}", Image.open(io.BytesIO(arm.image)))
+            (f"{records.title(label)}\n{records.image_loss(arm)}", Image.open(io.BytesIO(arm.image)))
             for label, arm in reversed(mine.items())
         ]
         sheets.append(given + made)

@@ -20,7 +20,7 @@ from jaxstyle.runs import journal
 
 
 class Arm(NamedTuple):
-    """One run as it was recorded. Arms of one `label` differ in pictures or seed."""
+    """One run as it was recorded. Arms of one `label` differ in pictures or seed; `keep` is of `training.KEEPERS`."""
 
     name: str
     label: str
@@ -30,6 +30,7 @@ class Arm(NamedTuple):
     manifest: Mapping[str, Any]
     rows: Float[np.ndarray, "rows 7"]
     image: bytes | None
+    keep: str = "last"
 
 
 def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
@@ -48,9 +49,26 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
             manifest,
             journal.read_metrics(directory / "metrics.csv"),
             picture.read_bytes() if ended else None,
+            _keep(directory / "run.flags"),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _keep(flagfile: pathlib.Path) -> str:
+    text = flagfile.read_text("utf-8", "replace") if flagfile.exists() else ""
+    found = re.search(r"^--keep=(\w+)$", text, re.MULTILINE)
+    return found[1] if found else "last"
+
+
+def image_loss(arm: Arm) -> str:
+    """A caption: the loss of the iterate that the picture is."""
+    if arm.keep == "average":
+        return "mean of iterates"
+    if arm.keep == "best":
+        row = arm.rows[np.argmin(arm.rows[:, 3])]
+        return f"loss {row[3]:.4g} at step {row[0]:.0f}"
+    return f"loss {arm.rows[-1, 3]:.4g}"
 
 
 def label(text: str) -> str:

@@ -201,7 +201,7 @@ def _pictures(arms: Sequence[Arm]) -> str:
         inputs = _inputs(members[0])
         results: dict[int, list[str]] = {}
         for arm in members:
-            caption = f"{arm.label}, seed {arm.seed}", f"loss {arm.rows[-1, 3]:.5g}"
+            caption = f"{arm.label}, seed {arm.seed}", records.image_loss(arm)
             results.setdefault(arm.seed, []).append(_figure(arm.image, arm.name, *caption))
         (_, first), *others = sorted(results.items())
         parts.append(f'<h3>{_text(pair)}</h3><div class="pictures">{"".join(inputs + first)}</div>')
