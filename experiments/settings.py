@@ -132,8 +132,9 @@ class Settings:
         list(STYLE_LOSSES),
         "What of a style picture's features is matched: Gram matrices, mean and covariance (wasserstein), "
         "distributions along random directions (sliced), patches (mrf), what all layers say of a position, each of "
-        "the photo's by its nearest (nearest) or both ways (rot), or Gram matrices across layers (cross). By "
-        "default wasserstein, and gram for --loss=ivanov2017.",
+        "the photo's by its nearest (nearest) or both ways (rot), what each layer says, by what is nearest in the "
+        "image itself (split, to go on with --init=PICTURE), or Gram matrices across layers (cross). By default "
+        "wasserstein, and gram for --loss=ivanov2017.",
     )
     style_scale: float = _number(
         1.0,

@@ -232,21 +232,25 @@ def pose(settings: Settings, cache: Cache) -> Task:
     def finish(shape: tuple[int, int, int]) -> color.Finish:
         return color.PRESERVE[settings.preserve_color].finish(photos[shape], palette)
 
+    def chosen(
+        number: int, image: np.ndarray, regions: Sequence[objective.Region]
+    ) -> Sequence[Mapping[str, Any]]:
+        mixture = objective.mixture(form, given[number].content, image)
+        return _choices(settings, cache, form, weighting, mixture, regions)
+
     @functools.cache
     def problem(number: int) -> objective.Problem:
         area = np.prod(shapes[-1]) / np.prod(shapes[number])
-        return _pose_scale(settings, cache, form, given[number], weighting, np.float32(area))
-
-    def choices(number: int, image: np.ndarray) -> Sequence[Mapping[str, Any]]:
-        mixture = objective.mixture(given[number].content, image)
-        return _choices(settings, cache, form, weighting, mixture, problem(number).regions)
+        posed = _pose_scale(settings, cache, form, given[number], weighting, np.float32(area))
+        image = np.asarray(begin) if begun_from and not number else given[number].content
+        return objective.taking(posed, chosen(number, image, posed.regions))
 
     return Task(
         settings=settings,
         form=form,
         shapes=shapes,
         problem=problem,
-        choices=choices,
+        choices=lambda number, image: chosen(number, image, problem(number).regions),
         start=begin,
         finish=lambda image: finish(image.shape)(image),
         facts={
@@ -296,13 +300,12 @@ def _pose_scale(
     arguments = direct, given.content, [], weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
     regions = _regions(settings, cache, form, tuple(weighting.style), given.styles)
-    problem = posed._replace(
+    return posed._replace(
         network=prepare(settings, cache, deepest, settings.convolution),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
         regions=regions,
         tv_weight=more * np.asarray(posed.tv_weight),
     )
-    return objective.taking(problem, _choices(settings, cache, form, weighting, given.content, regions))
 
 
 def _choices(

@@ -38,7 +38,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "resize": ("lanczos", "nearest", "box"),
     "loss": ("gatys", "ivanov2017"),
     "content_loss": (None, "squares", "self_similarity"),
-    "style_loss": (None, "gram", "wasserstein", "sliced", "mrf", "nearest", "rot", "cross"),
+    "style_loss": (None, "gram", "wasserstein", "sliced", "mrf", "nearest", "split", "rot", "cross"),
     "content_weight": (None, "0", "3"),
     "style_weight": (None, "0", "20"),
     "tv_weight": (None, "0", "0.1"),

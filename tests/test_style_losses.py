@@ -14,6 +14,7 @@ from jaxstyle.losses.style import STYLE_LOSSES
 #: What makes of one array the maps, or the guides, of a group of layers.
 GIVEN = {
     "nearest": lambda array: (array,),
+    "split": lambda array: (array,),
     "rot": lambda array: (array[..., :3] if array.ndim == 3 else array, array),
     "cross": lambda array: (array[..., :1], array[..., 1:]) if array.ndim == 3 else (array, array),
 }
@@ -169,13 +170,14 @@ REFERENCES = {
     "sliced": sliced_reference,
     "mrf": mrf_reference,
     "nearest": nearest_reference,
+    "split": nearest_reference,
     "rot": rot_reference,
     "cross": cross_reference,
 }
 #: Losses that do not depend on the features' size.
-RELATIVE = ("nearest", "rot")
+RELATIVE = ("nearest", "split", "rot")
 #: The Wasserstein loss blurs; a direction of next to nothing is none.
-TOLERANCES = {"wasserstein": 2e-5, "nearest": 1e-6, "rot": 1e-6}
+TOLERANCES = {"wasserstein": 2e-5, "nearest": 1e-6, "split": 1e-6, "rot": 1e-6}
 
 
 @every_loss
@@ -365,7 +367,7 @@ def test_degenerate_features_have_finite_losses_and_gradients(name, image):
         assert value >= 0
         assert np.all(np.isfinite(gradient))
     # Of the image to itself. Less their means, rows of one rank have two directions alone.
-    flat = name == "nearest" and np.linalg.matrix_rank(image.reshape(-1, CHANNELS)) == 1
+    flat = name in ("nearest", "split") and np.linalg.matrix_rank(image.reshape(-1, CHANNELS)) == 1
     floor = 1e-12  # of the blur
     assert flat or value <= 1e-6 * (1 if name in RELATIVE else max(np.mean(image**2), floor))
 

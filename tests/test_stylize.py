@@ -139,6 +139,24 @@ def test_a_run_goes_on_with_what_its_image_chose_of_the_style_when_its_size_bega
     assert results(folder / "chose") == results(folder / "chosen")
 
 
+def test_a_picture_to_go_on_from_chooses_of_the_style_with_the_photo_or_alone(folder, stylize):
+    found = {}
+    for name in ("nearest", "split"):
+        workdir = folder / f"own-{name}"
+        given = (
+            f"--style_loss={name}",
+            f"--init={folder / 'style.png'}",
+            "--steps=1",
+            f"--workdir={workdir}",
+        )
+        status, _, errors = stylize(*given)
+        assert status == 0, errors
+        first = (workdir / "metrics.csv").read_text().splitlines()[:2]
+        found[name] = float(dict(zip(*(line.split(",") for line in first), strict=True))["style"])
+    # By features of its own the style picture finds itself, but for the mean over turns that it is compared less.
+    assert 0 <= found["split"] < 0.1 * found["nearest"]
+
+
 def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):
     flags = ("--compilation_cache=", "--size=48", f"--workdir={folder / 'compiling'}")
     process = start(*make_pictures(folder), *flags)

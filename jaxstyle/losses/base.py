@@ -76,12 +76,13 @@ class StyleLoss(NamedTuple):
       distance: of means to a target.
       groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
         `given` makes them.
-      choose: what of a target an image is to take, of the target, the image's maps and their guide; the loss is then
-        given a `Chosen`. None: all of it.
+      choose: what of a target an image is to take, of the target, maps and their guide; the loss is then given a
+        `Chosen`. None: all of it.
       turned: the target of a style picture from those of its four quarter turns, the first of them none. None: it is
         not turned.
       redraw: the target with other positions, of it and the number of a step, for optimizers whose steps need no
         common loss. None: it draws none.
+      own: in [0, 1], of the picture whose maps choose, the part that is the image on its way; the photo is the rest.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]
@@ -94,6 +95,7 @@ class StyleLoss(NamedTuple):
     choose: Callable[[Target, Any, Any], Any] | None = None
     turned: Callable[[Sequence[Target]], Target] | None = None
     redraw: Callable[[Target, Int[Array, ""]], Target] | None = None
+    own: float = 0.0
 
 
 def mean_by_share(targets: Sequence[tuple[Target, float]]) -> Target:

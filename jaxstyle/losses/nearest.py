@@ -1,4 +1,8 @@
-"""Nearest neighbours: the photo's hypercolumns, each drawn to that of the style picture which is most like it."""
+"""Nearest neighbours: the photo's hypercolumns, each drawn to that of the style picture which is most like it.
+
+And feature splitting, with which a picture made so may go on: the image's own features choose, at each layer alone.
+Kolkin et al. 2022, "Neural Neighbor Style Transfer".
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -98,5 +102,8 @@ STYLE_LOSS = StyleLoss(
     nearest,
     groups=Groups(lambda layers: [sorted(layers)], tuple),
     choose=match,
+    own=0.25,  # as in the authors' program, which adds the photo's finest details to the image first
     turned=join_turns,
 )
+
+SPLIT = STYLE_LOSS._replace(groups=Groups(lambda layers: [(layer,) for layer in layers], tuple), own=1.0)

@@ -171,9 +171,6 @@ def _given(form: Form, group: Group, arrays: Mapping[str, Array] | None) -> Any:
 
 WHOLE = Read(vgg.features, _targets)
 
-#: Of the picture that chooses, the part that is the image; the photo is the rest. That of the authors' program.
-OWN = np.float32(0.25)
-
 
 def pose(
     form: Form,
@@ -309,12 +306,9 @@ def redrawn(form: Form, problem: Problem, step: Int[Array, ""]) -> Problem:
     )
 
 
-def mixture(content: Image, image: Image) -> Image:
-    """What chooses where an image is on its way: the photo with a part of the image, Kolkin et al. 2022.
-
-    Their program adds the photo's finest details to the image first.
-    """
-    return content + OWN * (image - content)
+def mixture(form: Form, content: Image, image: Image) -> Image:
+    """What chooses where an image is on its way: the photo with the style loss's part of the image."""
+    return content + np.float32(form.style.own) * (image - content)
 
 
 def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "height' width'"]]:

@@ -63,6 +63,7 @@ _BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1)
 STYLE_LAYERS = {
     "mrf": {"block3_conv1": 1.0, "block4_conv1": 1.0},
     "nearest": dict.fromkeys(_BLOCKS_1_TO_4, 100.0),
+    "split": dict.fromkeys(_BLOCKS_1_TO_4, 10.0),
     "rot": dict.fromkeys([f"block{block}_conv1" for block in range(1, 6)], 4.0),
 }
 

@@ -8,6 +8,7 @@ STYLE_LOSSES = {
     "sliced": sliced.STYLE_LOSS,
     "mrf": mrf.STYLE_LOSS,
     "nearest": nearest.STYLE_LOSS,
+    "split": nearest.SPLIT,
     "rot": rot.STYLE_LOSS,
     "cross": cross.STYLE_LOSS,
 }
