@@ -72,7 +72,7 @@ def parse_optimizer(settings: Settings) -> catalogue.Spec:
 
 def hyperparameters(spec: catalogue.Spec, seed: int) -> dict[str, jax.Array]:
     """The traced hyperparameters as arrays, and the random key for an optimizer that wants one."""
-    values = {name: jnp.float32(value) for name, value in spec.traced.items()}
+    values = jax.device_put({name: np.float32(value) for name, value in spec.traced.items()})
     if spec.needs_key:
         values["key"] = start.stream(seed, "optimizer")
     return values

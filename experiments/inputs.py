@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -331,8 +330,8 @@ def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Sou
     """
     kind = settings.init
     if kind in start.KINDS:
-        content = jnp.asarray(given.content)
+        content = jax.device_put(given.content)
         return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
     height, width, _ = given.photo.shape
     image = pictures.read(kind, (width, height), settings.resize, smallest=pictures.MIN_SIDE)
-    return jnp.asarray(image), [Source("init", kind, image.shape)]
+    return jax.device_put(image), [Source("init", kind, image.shape)]

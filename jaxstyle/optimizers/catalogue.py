@@ -248,11 +248,14 @@ def bytes_kept(spec: Spec, shape: Sequence[int]) -> int:
     It is told by the state of a small image, as one on the host cannot be had without making it.
     """
     side = 64
-    image = jnp.zeros((side, side, 3), jnp.float32)
-    nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
-    traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
-    optimizer = build(spec.name, spec.static)(**traced)
-    state = optimizer.init(nothing) if spec.name in ON_HOST else jax.eval_shape(optimizer.init, nothing)
+
+    def init() -> Any:
+        image = jnp.zeros((side, side, 3), jnp.float32)
+        nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
+        traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
+        return build(spec.name, spec.static)(**traced).init(nothing)
+
+    state = init() if spec.name in ON_HOST else jax.eval_shape(init)
     kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return int(kept / side**2 * shape[0] * shape[1])
 

@@ -104,8 +104,7 @@ def environment(devices: int = 1) -> dict[str, Any]:
     """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
+        "versions": _versions(),
         "backend": device.platform,
         "device": device.device_kind,
         "devices": devices,
@@ -157,6 +156,12 @@ def resumed(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> lis
     return kept + [{"step": step, "differs": differs}] * bool(differs)
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
 def _cpu_model() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
