@@ -82,16 +82,18 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
     weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
-    direct = vgg.prepare(network, deepest, "direct")
+    direct = vgg.without_gradient(vgg.prepare(network, deepest, "direct"))
     read = strips.reading(form.strips)
 
     @convolution.jit
-    def targets(style: jax.Array) -> list[objective.Region]:
-        return objective.regions(form, list(weighting.style), direct, [objective.Style(style)], None, read)
+    def targets(network: vgg.PreparedNetwork, style: jax.Array) -> list[objective.Region]:
+        return objective.regions(form, list(weighting.style), network, [objective.Style(style)], None, read)
 
     pose = convolution.jit(functools.partial(objective.pose, form, read=read))
     problem = pose(direct, content, [], weighting)
-    return problem._replace(network=vgg.prepare(network, deepest, method), regions=targets(style)), image
+    return problem._replace(
+        network=vgg.prepare(network, deepest, method), regions=targets(direct, style)
+    ), image
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:

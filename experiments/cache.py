@@ -42,7 +42,9 @@ class Cache:
 
         compiled = self.get(key, lambda: program_cache.compiled(key, lower, jax.local_devices()[:1]))
         memory.check(memory.required(compiled), memory.available(), *shape[:2])
-        return compiled(*arguments)
+        value = jax.block_until_ready(compiled(*arguments))
+        memory.give_back()
+        return value
 
 
 def signature(arguments: Any) -> str:

@@ -57,11 +57,20 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
     return cache.get(("weights", settings.weights), lambda: weights.load(settings.weights))
 
 
-def prepare(settings: Settings, cache: Cache, deepest: str, method: str) -> vgg.PreparedNetwork:
+def prepare(settings: Settings, cache: Cache, deepest: str) -> vgg.PreparedNetwork:
     """The network down to a layer, its filters transformed once."""
-    options = deepest, method, settings.pooling, settings.padding
+    options = deepest, settings.convolution, settings.pooling, settings.padding
     return cache.get(
         ("network", settings.weights, *options), lambda: vgg.prepare(load(settings, cache).network, *options)
+    )
+
+
+def _prepare_for_targets(settings: Settings, cache: Cache, deepest: str) -> vgg.PreparedNetwork:
+    """The network for what is evaluated once, for which the direct convolution's short compiling counts for more."""
+    options = deepest, "direct", settings.pooling, settings.padding
+    return cache.get(
+        ("targets' network", settings.weights, *options),
+        lambda: vgg.without_gradient(vgg.prepare(load(settings, cache).network, *options)),
     )
 
 
@@ -295,13 +304,12 @@ def _pose_scale(
 ) -> objective.Problem:
     """The problem at one scale. What is summed over positions weighs `more`, so that it does so at every scale."""
     deepest = max(*weighting.content, *weighting.style)
-    # Targets are evaluated once, for which the direct convolution's short compiling counts for more.
-    direct = prepare(settings, cache, deepest, "direct")
+    direct = _prepare_for_targets(settings, cache, deepest)
     arguments = direct, given.content, [], weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
     regions = _regions(settings, cache, form, tuple(weighting.style), given.styles)
     return posed._replace(
-        network=prepare(settings, cache, deepest, settings.convolution),
+        network=prepare(settings, cache, deepest),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
         regions=regions,
         tv_weight=more * np.asarray(posed.tv_weight),
@@ -319,7 +327,7 @@ def _choices(
     """`objective.choices` of a picture, compiled once for each size."""
     if form.style.choose is None:
         return ()
-    direct = prepare(settings, cache, max(*weighting.content, *weighting.style), "direct")
+    direct = _prepare_for_targets(settings, cache, max(*weighting.content, *weighting.style))
     arguments = direct, picture, [region._replace(choices={}) for region in regions]
     return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
 
@@ -332,7 +340,7 @@ def _regions(
     styles: list[objective.Style],
 ) -> list[objective.Region]:
     """`objective.regions` of style pictures, evaluated once for the same ones."""
-    direct = prepare(settings, cache, max(layers), "direct")
+    direct = _prepare_for_targets(settings, cache, max(layers))
     digest = hashlib.sha256(signature(styles).encode())
     for leaf in jax.tree.leaves(styles):
         digest.update(np.ascontiguousarray(leaf))

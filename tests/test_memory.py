@@ -1,6 +1,9 @@
 """The estimate of a program's memory, and the refusal of what would not fit."""
 
 import functools
+import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -95,3 +98,26 @@ def test_a_container_without_a_limit_has_what_the_machine_has(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("max\n")
     assert min(memory._free_on_host(tmp_path)) > 2**24  # no /proc/meminfo there either
+
+
+# Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
+FREED = """
+import os, pathlib
+from jaxstyle.runs import memory
+memory.use_one_arena()
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+pieces = [bytes(100_000) for _ in range(1000)]
+before = resident()
+pieces = pieces[::2]
+freed = resident()
+memory.give_back()
+print(before - freed, before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library decides by itself")
+def test_what_was_freed_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    by_itself, given_back = map(int, done.stdout.split())
+    assert by_itself < 10e6 < 40e6 < given_back

@@ -231,8 +231,10 @@ def _flip_transformed(transformed: Float[np.ndarray, "6 6 in out"]) -> Float[np.
     A flipped filter at a point p is p² times the filter at 1/p, and the points are in pairs p, 1/p.
     """
     reciprocal, square = [5, 3, 4, 1, 2, 0], np.float32([1, -2, -2, -0.5, -0.5, 1])
-    flipped = transformed[reciprocal][:, reciprocal] * np.multiply.outer(square, square)[:, :, None, None]
-    return flipped.swapaxes(2, 3)
+    flipped = np.empty_like(transformed, shape=(6, 6, *transformed.shape[:1:-1]))
+    for i, j in np.ndindex(6, 6):
+        np.multiply(transformed[reciprocal[i], reciprocal[j]].T, square[i] * square[j], out=flipped[i, j])
+    return flipped
 
 
 def _transform_input(d) -> list[Maps]:

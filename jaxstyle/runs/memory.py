@@ -121,8 +121,14 @@ def use_one_arena() -> None:
     _tune_malloc(arena_max=1)
 
 
+def give_back() -> None:
+    """Gives the system what the process has freed, after what it does once: compiling, and evaluating targets."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def keep_freed(needed: int) -> None:
-    """Has the process keep what it frees, if the program that it is going to repeat needs little memory.
+    """Has the process keep what it frees from now on, if the program that it is going to repeat needs little memory.
 
     XLA frees and allocates its buffers at every step. By default it gets fresh pages from the kernel each time, and
     faulting them in is a tenth of a step's time.
@@ -130,5 +136,6 @@ def keep_freed(needed: int) -> None:
     Args:
       needed: bytes, see `required`.
     """
+    give_back()
     if needed < KEEP_BELOW:
         _tune_malloc(mmap_max=0, trim_threshold=2**31 - 1)
