@@ -24,6 +24,7 @@ from jaxstyle.images import color
 from jaxstyle.losses import objective
 from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.terms import TOTALS
 from jaxstyle.network import convolution
 
 
@@ -116,6 +117,12 @@ class Settings:
         None,
         "Layer of the content loss as NAME or NAME:weight; repeatable; by default block4_conv2, with what suits "
         "--content_loss.",
+    )
+    total: str | None = _choice(
+        None,
+        list(TOTALS),
+        "How content and style make the total loss: their weighted sum, or their product, which begins elsewhere "
+        "than at the photo (--init=noise). By default sum.",
     )
     content_loss: str | None = _choice(
         None,

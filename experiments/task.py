@@ -17,6 +17,7 @@ from jaxstyle.images import color, pictures, start
 from jaxstyle.losses import objective, strips
 from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES, WITHOUT_SHARES
+from jaxstyle.losses.terms import TOTALS
 from jaxstyle.network import vgg, weights
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory, processes
@@ -83,12 +84,17 @@ def read_form(settings: Settings) -> objective.Form:
     form = objective.FORMS[settings.loss]._replace(remat=settings.remat, strips=settings.strips or 1)
     name = inputs.style_loss(settings)
     if settings.loss != "gatys":
-        for flag, own in (("style_loss", "gram"), ("content_loss", "squares")):
+        for flag, own in (("style_loss", "gram"), ("content_loss", "squares"), ("total", "sum")):
             if (value := getattr(settings, flag) or own) != own:
                 raise UserError(f"--{flag}={value}: --loss={settings.loss} has {own} alone")
     else:
         content = CONTENT_LOSSES[settings.content_loss or "squares"]
-        form = form._replace(style=STYLE_LOSSES[name], content=content)
+        total = TOTALS[settings.total or "sum"]
+        form = form._replace(style=STYLE_LOSSES[name], content=content, total=total)
+        if settings.total == "product" and settings.init == "content":
+            raise UserError(
+                "--total=product: is least at the photo, where --init=content begins; take --init=noise"
+            )
     masks = settings.content_mask or [""] * len(settings.style)
     blended = [text for text, mask in zip(settings.style, masks, strict=False) if not mask]
     shares = {inputs.parse_style(text)[1]: text for text in blended}
@@ -105,8 +111,8 @@ def read_form(settings: Settings) -> objective.Form:
     if form.strips > 1 and not strips.divisible(form):
         raise UserError(
             f"--strips={form.strips}: --loss={settings.loss} with --style_loss={name} and "
-            f"--content_loss={settings.content_loss or 'squares'} is no sum over positions; take 1, or gatys with "
-            "gram or wasserstein, and squares"
+            f"--content_loss={settings.content_loss or 'squares'} and --total={settings.total or 'sum'} is no sum "
+            "over positions; take 1, or gatys with gram or wasserstein, squares and sum"
         )
     return form
 

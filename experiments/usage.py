@@ -23,6 +23,7 @@ GROUPS = {
             "content_loss",
             "content_weight",
             "tv_weight",
+            "total",
             "loss",
         ),
         *("weights", "pooling", "padding"),

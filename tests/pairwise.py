@@ -38,6 +38,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "resize": ("lanczos", "nearest", "box"),
     "loss": ("gatys", "ivanov2017"),
     "content_loss": (None, "squares", "self_similarity"),
+    "total": (None, "sum", "product"),
     "style_loss": (None, "gram", "wasserstein", "sliced", "mrf", "nearest", "split", "rot", "cross"),
     "content_weight": (None, "0", "3"),
     "style_weight": (None, "0", "20"),
@@ -80,6 +81,9 @@ Flags = Mapping[str, str | None]
 REFUSED = (
     lambda f: f.get("loss") == "ivanov2017" and f.get("style_loss") not in (None, "gram"),
     lambda f: f.get("loss") == "ivanov2017" and f.get("content_loss") == "self_similarity",
+    lambda f: f.get("loss") == "ivanov2017" and f.get("total") == "product",
+    lambda f: f.get("init", "content") == "content" and f.get("total") == "product",
+    lambda f: f.get("strips") == "3" and f.get("total") == "product",
     lambda f: f.get("loss") == "ivanov2017" and f.get("scales") in ("2", "3"),
     lambda f: f.get("clip") == "true" and f.get("optimizer") == "scipy-lbfgs",
     lambda f: f.get("bits") == "16" and f.get("output") in ("out.jpg", "out.webp"),

@@ -13,6 +13,7 @@ from jaxstyle import training
 from jaxstyle.images import pictures, start
 from jaxstyle.losses import base, objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.terms import TOTALS
 from jaxstyle.network import convolution, vgg, weights
 from jaxstyle.optimizers import catalogue
 
@@ -67,6 +68,22 @@ def test_the_total_is_the_sum_of_its_terms_and_vanishes_at_the_targets(name, mak
     assert evaluation.terms.content < 1e-6 * evaluation.total
     assert evaluation.terms.style > 0
     assert jnp.isfinite(evaluation.gradient).all()
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_product_of_content_and_style_has_the_gradient_of_a_product(remat, make_problem, content):
+    form = objective.GATYS._replace(remat=remat)
+    problem, image = make_problem(form), jnp.asarray(content[::-1])
+
+    def product(image):
+        content, style, tv = objective.terms(form, problem, image)
+        return content * style + tv
+
+    total, gradient = jax.jit(jax.value_and_grad(product))(image)
+    found = evaluate(form._replace(total=TOTALS["product"]), problem, image)
+    np.testing.assert_allclose(found.total, total, rtol=1e-6)
+    np.testing.assert_allclose(found.gradient, gradient, atol=1e-5 * np.abs(gradient).max())
+    np.testing.assert_array_equal(found.terms, evaluate(form, problem, image).terms)
 
 
 def means(arrays, guides, target):

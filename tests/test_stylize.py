@@ -312,6 +312,9 @@ BAD = {
         "--content_loss",
     ),
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
+    "a product at its least": (["--total=product"], "--init=noise"),
+    "a product of the study's": (["--loss=ivanov2017", "--init=noise", "--total=product"], "--total=product"),
+    "strips of a product": (["--total=product", "--init=noise", "--strips=2"], "--strips=2"),
     "strips of similarities": (["--content_loss=self_similarity", "--strips=2"], "--strips=2"),
     "one palette for several regions": (
         ["--preserve_color=palette", "--regions=2"],

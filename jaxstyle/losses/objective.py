@@ -26,6 +26,7 @@ from jaxstyle.losses.terms import (
     ivanov2017_content,
     ivanov2017_style,
     squared_variation,
+    sum_of_terms,
     total_variation,
 )
 from jaxstyle.network import convolution, vgg
@@ -38,7 +39,8 @@ Mask = Float[Array, "height width"]
 class Form(NamedTuple):
     """The formulas of the losses, and how they are computed in less memory. All of it static.
 
-    `content` is a function of features, target and guide, `variation` one of the image: see `losses/terms.py`.
+    `content` is a function of features, target and guide, `variation` one of the image, and `total` one of the three
+    weighted terms: see `losses/terms.py`.
     `remat` computes feature maps again in place of keeping them; more than one of `strips` is for `strips.evaluate`,
     more than one of `devices` for `rows.evaluate`.
     """
@@ -49,6 +51,7 @@ class Form(NamedTuple):
     remat: bool = False
     strips: int = 1
     devices: int = 1
+    total: Callable[[Scalar, Scalar, Scalar], Scalar] = sum_of_terms
 
 
 GATYS = Form(gatys_content, STYLE_LOSSES["gram"], squared_variation)
@@ -383,6 +386,8 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
         maps, own, pulls = _forward(form, problem, names, inputs, known)
         found += own
         blocks.append((names, inputs, pulls))
+    content, style = map(sum, zip(*found, strict=True))
+    total, slopes_of = jax.value_and_grad(form.total, (0, 1, 2))(content, style, tv)
     gradient, waiting = jnp.zeros_like(maps), {}
     for names, inputs, pulls in reversed(blocks):
         if form.remat:
@@ -392,13 +397,12 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
             # The layer's own losses wait for the gradient that comes from deeper ones.
             gradient, waiting, one = lax.optimization_barrier((gradient, waiting, jnp.ones((), maps.dtype)))
             gradient = sum(waiting.pop(name, []), gradient)
-            gradient, slopes = pull((gradient, LayerTerms(one, one)))
+            gradient, slopes = pull((gradient, LayerTerms(one * slopes_of[0], one * slopes_of[1])))
             for earlier, slope in slopes.items():
                 waiting[earlier] = [*waiting.get(earlier, []), slope]
-    content, style = map(sum, zip(*found, strict=True))
-    (gradient_tv,) = pull_tv(jnp.ones_like(tv))
+    (gradient_tv,) = pull_tv(slopes_of[2])
     gradient = sum(waiting.pop(IMAGE, []), gradient)
-    return Evaluation(content + style + tv, Terms(content, style, tv), gradient + gradient_tv)
+    return Evaluation(total, Terms(content, style, tv), gradient + gradient_tv)
 
 
 def _forward(

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from jaxstyle.losses.base import Group, position_weights
 from jaxstyle.losses.objective import WHOLE, Evaluation, Form, Image, Problem, Read, Scalar, Terms
-from jaxstyle.losses.terms import Features, Guide, gatys_content
+from jaxstyle.losses.terms import Features, Guide, gatys_content, sum_of_terms
 from jaxstyle.network import vgg
 
 #: Windows begin at multiples of so many rows of a block's maps.
@@ -86,8 +86,8 @@ def plans(height: int, blocks: Sequence[Sequence[str]], strips: int) -> list[Win
 
 
 def divisible(form: Form) -> bool:
-    """Whether a form of the losses has strips: its content loss is a sum over positions, its style one of means."""
-    return form.content is gatys_content and form.style.part is not None
+    """Whether a form of the losses has strips: a sum of a content loss over positions and a style loss of means."""
+    return form.total is sum_of_terms and form.content is gatys_content and form.style.part is not None
 
 
 def estimate(form: Form, layers: Sequence[str], shape: Sequence[int]) -> int:

@@ -83,6 +83,23 @@ def ivanov2017_style(gram: Gram, target: Gram) -> Scalar:
     return safe_sqrt(jnp.sum(((gram - target) / gram.shape[0] ** 3) ** 2))
 
 
+def sum_of_terms(content: Scalar, style: Scalar, tv: Scalar) -> Scalar:
+    """Gatys et al. 2016, equation 7, and total variation."""
+    return content + style + tv
+
+
+def product_of_terms(content: Scalar, style: Scalar, tv: Scalar) -> Scalar:
+    """Content times style, and total variation: the weights of the two say nothing of what is kept and what comes.
+
+    Yeh and Tang 2018, "Improved Style Transfer by Respecting Inter-layer Correlations" (arXiv 1801.01933). Its least
+    value, 0, is at the photo, where the content loss is 0: so no image may begin there.
+    """
+    return content * style + tv
+
+
+TOTALS = {"sum": sum_of_terms, "product": product_of_terms}
+
+
 def total_variation(image: Image) -> Scalar:
     """Σ |Δ| over vertical and horizontal neighbours.
 
