@@ -324,3 +324,24 @@ def test_every_claim_survives_arms_that_diverged():
         ]
         for verdict in claims.judge(experiment, {"run": broken}, [broken]):
             assert verdict.verdict in ("holds", "fails"), verdict
+
+
+@pytest.mark.parametrize(
+    ("b", "b2", "verdict"),
+    [
+        ([True, True, True], [False], "mixed"),
+        ([True, True], [True], "holds"),
+        ([False, False], [False], "fails"),
+        ([True, True, False], [], "holds"),
+        ([True, False, False], [], "fails"),
+        ([], [], "not testable"),
+    ],
+)
+def test_a_pair_counts_once_however_many_seeds_it_has(b, b2, verdict):
+    runs = {
+        f"{pair}, seed {seed}": {"holds": holds}
+        for pair, found in (("B", b), ("B2", b2))
+        for seed, holds in enumerate(found)
+    }
+    found = claims.verdict_of("1a", "it does", runs)
+    assert (found.verdict, found.held, found.judged) == (verdict, sum(b + b2), len(b + b2))

@@ -1,9 +1,10 @@
 """What the article of 2017 claims of its six experiments, as numbers that recorded curves have or do not have.
 
 A claim is judged in every run of an experiment, a run being all curves of one pair and one seed. It holds where it
-does so in two thirds of them, fails where it does so in at most a third, and is mixed between. It is not testable
-before the curves it speaks of have ended, nor on fewer than 20 steps, nor where two arms of a run fit one name. It is
-not applicable where there is nothing to compare: a curve that does not move is not steadier than another.
+does so in two thirds of them, fails where it does so in at most a third, and is mixed between; a pair counts once,
+however many seeds it has. It is not testable before the curves it speaks of have ended, nor on fewer than 20 steps,
+nor where two arms of a run fit one name. It is not applicable where there is nothing to compare: a curve that does
+not move is not steadier than another.
 
 Where several bear a name of the article, Adadelta or L-BFGS, the claim is judged for each. What the words of the
 claims mean is in `curves`.
@@ -542,16 +543,22 @@ def _judge(
 
 
 def verdict_of(name: str, claim: str, runs: dict[str, dict[str, Any]]) -> Verdict:
-    """What findings in runs come to."""
-    judged = [found["holds"] for found in runs.values() if found.get("holds") is not None]
+    """What findings in runs come to. A pair of pictures counts once, however many seeds it has."""
+    judged: dict[str, list[bool]] = {}
+    for run, found in runs.items():
+        if found.get("holds") is not None:
+            judged.setdefault(run.partition(", seed ")[0], []).append(found["holds"])
     applies = judged or not any("holds" in found for found in runs.values())
-    verdict = _verdict(judged) if applies else "not applicable"
-    return Verdict(name, claim, verdict, sum(judged), len(judged), runs)
+    verdict = _verdict([sum(each) / len(each) for each in judged.values()]) if applies else "not applicable"
+    every = [holds for each in judged.values() for holds in each]
+    return Verdict(name, claim, verdict, sum(every), len(every), runs)
 
 
-def _verdict(judged: Sequence[bool]) -> str:
-    if not judged:
+def _verdict(shares: Sequence[float]) -> str:
+    """By the mean over pairs of the share of runs that have it, less what its rounding may come to."""
+    if not shares:
         return "not testable"
-    if sum(judged) >= ENOUGH * len(judged):
+    share, rounding = sum(shares) / len(shares), 1e-9
+    if share >= ENOUGH - rounding:
         return "holds"
-    return "fails" if sum(judged) <= (1 - ENOUGH) * len(judged) else "mixed"
+    return "fails" if share <= 1 - ENOUGH + rounding else "mixed"
