@@ -107,7 +107,7 @@ from jaxstyle.runs import memory
 memory.use_one_arena()
 def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-pieces = [bytes(100_000) for _ in range(1000)]
+pieces = [b"x" * (100_000 + i) for i in range(1000)]
 before = resident()
 pieces = pieces[::2]
 freed = resident()
