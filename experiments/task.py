@@ -250,8 +250,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
     def chosen(
         number: int, image: np.ndarray, regions: Sequence[objective.Region]
     ) -> Sequence[Mapping[str, Any]]:
-        mixture = objective.mixture(form, given[number].content, image)
-        return _choices(settings, cache, form, weighting, mixture, regions)
+        return _choices(settings, cache, form, weighting, given[number].content, image, regions)
 
     @functools.cache
     def problem(number: int) -> objective.Problem:
@@ -327,13 +326,15 @@ def _choices(
     cache: Cache,
     form: objective.Form,
     weighting: Any,
-    picture: np.ndarray,
+    content: np.ndarray,
+    image: np.ndarray,
     regions: Sequence[objective.Region],
 ) -> Sequence[Mapping[str, Any]]:
-    """`objective.choices` of a picture, compiled once for each size."""
+    """`objective.choices` of photo and image, compiled once for each size."""
     if form.style.choose is None:
         return ()
     direct = _prepare_for_targets(settings, cache, max(*weighting.content, *weighting.style))
+    picture = objective.mixture(form, content, image)
     arguments = direct, picture, [region._replace(choices={}) for region in regions]
     return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
 

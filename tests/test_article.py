@@ -168,6 +168,7 @@ def test_other_seeds_are_added_to_the_curves_of_a_page_and_the_same_ones_are_not
     [
         (("--curves=none.npz",), "--curves=none.npz"),
         (("--comparison=none",), "--comparison=none"),
+        (("--curves=a", "--comparison=b"), "--comparison"),
         ((), "--comparison: nothing has ended"),
     ],
 )

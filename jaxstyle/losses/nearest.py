@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxstyle.losses import hypercolumns, quotas
-from jaxstyle.losses.base import Chosen, Groups, Key, StyleLoss, position_weights
+from jaxstyle.losses.base import ALONE, Chosen, Groups, Key, StyleLoss, position_weights
 from jaxstyle.losses.hypercolumns import Columns
 from jaxstyle.losses.terms import Features, Guide, Scalar
 
@@ -110,4 +110,4 @@ STYLE_LOSS = StyleLoss(
     turned=join_turns,
 )
 
-SPLIT = STYLE_LOSS._replace(groups=Groups(lambda layers: [(layer,) for layer in layers], tuple), own=1.0)
+SPLIT = STYLE_LOSS._replace(groups=ALONE._replace(given=tuple), own=1.0)
