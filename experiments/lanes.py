@@ -17,14 +17,13 @@ from tqdm import tqdm
 from jaxstyle import files, training
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective
-from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory, mesh, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace
 from jaxstyle.runs.signals import Interrupted, interruptible
 
-from . import arm, program_cache, task
+from . import programs, task
 from .cache import Cache, signature
 from .settings import Settings
 
@@ -75,7 +74,7 @@ class Lanes(NamedTuple):
 
 def hyperparameters(spec: catalogue.Spec, seed: int, rates: Sequence[float]) -> dict[str, jax.Array]:
     """Those of each lane: they differ in the learning rate."""
-    values = arm.hyperparameters(spec, seed)
+    values = programs.hyperparameters(spec, seed)
     values = {key: jnp.broadcast_to(value, (len(rates),)) for key, value in values.items()}
     return values | {"learning_rate": jnp.float32(rates)}
 
@@ -98,53 +97,27 @@ def compile_(
 
 def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh, limit: float) -> Lanes | None:
     """The programs on a mesh that has the lanes divide, if a step needs no more bytes than the limit."""
-    _, form, problem = arm.place(posed, 0, grid)
-    program = training.program(form, spec.name, spec.static, posed.settings.clip)
-    unseen, step = jax.vmap(program.unseen, (None, 0)), jax.vmap(program.step, (None, 0))
-    values = hyperparameters(spec, posed.settings.seed, [1.0] * count)
-    states = mesh.states(grid, jax.eval_shape(unseen, posed.start, values), lanes=True)
-    there, whole = mesh.problems(grid, problem), mesh.everywhere(grid, 0)
-
-    def advance(
-        problem: objective.Problem, state: training.TransferState
-    ) -> tuple[training.TransferState, training.Metrics]:
-        state, metrics = step(problem, states.unfold(state))
-        return states.fold(state), metrics
-
-    first = jax.jit(
-        lambda *given: states.fold(unseen(*given)),
-        in_shardings=mesh.everywhere(grid, (posed.start, values)),
-        out_shardings=states.shardings,
+    here = programs.place(posed, 0, grid)
+    static = here.form, spec.name, spec.static, posed.settings.clip
+    program = training.program(*static)
+    given = posed.start, hyperparameters(spec, posed.settings.seed, [1.0] * count)
+    functions = programs.Functions(
+        unseen=jax.vmap(program.unseen, (None, 0)),
+        step=jax.vmap(program.step, (None, 0)),
+        settle=lambda seen, *_: jax.vmap(program.settle)(seen),
     )
-    settled = jax.jit(
-        lambda seen: states.fold(jax.vmap(program.settle)(states.unfold(seen))),
-        in_shardings=(states.shardings,),
-        out_shardings=states.shardings,
-    )
-    advance = convolution.jit(
-        advance,
-        in_shardings=(there, states.shardings),
-        out_shardings=(states.shardings, whole),
-        donate_argnums=1,
-    )
-    folded, given = states.folded(), (posed.start, values)
-    key = form, spec.name, spec.static, posed.settings.clip, grid, signature((problem, given))
-
-    def compile_(name: str, function: Any, *arguments: Any) -> jax.stages.Compiled:
-        devices = tuple(grid.devices.flat)
-        return program_cache.compiled(("lanes", name, key), lambda: function.lower(*arguments), devices)
-
-    compiled = compile_("step", advance, problem, folded)
-    sizes = compiled.memory_analysis()
+    states = mesh.states(grid, jax.eval_shape(functions.unseen, *given), lanes=True)
+    lie, key = mesh.everywhere(grid, given), ("lanes", static, grid, signature((here.problem, given)))
+    ready = programs.compile_states(here, states, functions, given, lie, key)
+    sizes = ready.step.memory_analysis()
     if sizes.temp_size_in_bytes + sizes.argument_size_in_bytes > limit:
         return None
-    first, settled = compile_("unseen", first, *given), compile_("settle", settled, folded)
 
     def init(problem: objective.Problem, *given: Any) -> training.TransferState:
-        seen, _ = compiled(problem, first(*given))
-        return settled(seen)
+        seen, _ = ready.step(problem, ready.unseen(*given))
+        return ready.settle(seen, *given)
 
-    return Lanes(count, grid, states, init, compiled)
+    return Lanes(count, grid, states, init, ready.step)
 
 
 def run(
@@ -168,7 +141,7 @@ def run(
         return np.load(whole)
     padded = [*rates, *[rates[-1]] * (lanes.count - len(rates))]
     values = hyperparameters(spec, posed.settings.seed, padded)
-    checkpoints, problem = Checkpoints(directory), arm.place(posed, 0, lanes.grid).problem
+    checkpoints, problem = Checkpoints(directory), programs.place(posed, 0, lanes.grid).problem
 
     def keep(step: int, state: training.TransferState, rows: Rows) -> None:
         checkpoints.save(step, lanes.states.fetch(state), rows)

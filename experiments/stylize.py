@@ -25,7 +25,7 @@ from jaxstyle.lab.preview import Preview
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 
-from . import arm, inputs, launch, settings, task
+from . import arm, inputs, launch, programs, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -98,19 +98,19 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     rest = smaller._replace(
         shapes=smaller.shapes[tried:], problem=lambda k: smaller.problem(tried + k), start=start
     )
-    devices = arm.spread(spec, cache)
-    here, begun = arm.place(rest, 0, mesh.grid(devices)), time.perf_counter()
-    ready, problem = arm.compiled(rest, spec, 0, cache, here), here.problem
+    devices = programs.spread(spec, cache)
+    here, begun = programs.place(rest, 0, mesh.grid(devices)), time.perf_counter()
+    ready, problem = programs.compiled(rest, spec, 0, cache, here), here.problem
     compiling = time.perf_counter() - begun
-    first = start, arm.hyperparameters(spec, posed.settings.seed)
+    first = start, programs.hyperparameters(spec, posed.settings.seed)
     state = ready.begin(problem, lambda image: (), *mesh.put_everywhere(here.grid, first))
     state, _ = jax.block_until_ready(ready.step(problem, state))
-    seconds = arm.seconds_of_evaluation(ready, problem, state)
+    seconds = programs.seconds_of_evaluation(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
     steps, scales = posed.settings.steps, len(posed.shapes)
     share = sum(height * width for height, width, _ in posed.shapes) / pixels[-1]
     free = memory.available(devices) / 2**30
-    needed, strips = arm.needed_at_last(ready, rest, 0, here), posed.form.strips
+    needed, strips = programs.needed_at_last(ready, rest, 0, here), posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
         needed = task.expected(posed.settings, posed.form, list(problem.network.filters), posed.shapes[-1])
     told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from narrow import network
 
-from experiments import arm, benchmark
+from experiments import benchmark, programs
 from experiments.cache import Cache
 from experiments.settings import Settings
 from experiments.task import Task
@@ -71,8 +71,8 @@ def measure(problem: objective.Problem, shape: tuple, spec: catalogue.Spec, devi
     start = jax.random.uniform(jax.random.key(1), shape, maxval=255.0)
     posed = {"problem": lambda _: problem, "choices": lambda *_: (), "start": start}
     task = Task(Settings(), objective.GATYS, [shape], finish=np.asarray, facts={}, **posed)
-    here = arm.place(task, 0, mesh.grid(jax.devices()[:devices]))
-    ready = arm.compiled(task, spec, 0, Cache(), here)
+    here = programs.place(task, 0, mesh.grid(jax.devices()[:devices]))
+    ready = programs.compiled(task, spec, 0, Cache(), here)
     sizes = ready.step.memory_analysis()
     row = {
         "devices": devices,
@@ -81,7 +81,7 @@ def measure(problem: objective.Problem, shape: tuple, spec: catalogue.Spec, devi
         "collectives": collectives(ready.step.as_text()),
     }
     if steps:
-        first = mesh.put_everywhere(here.grid, (start, arm.hyperparameters(spec, 0)))
+        first = mesh.put_everywhere(here.grid, (start, programs.hyperparameters(spec, 0)))
         state = ready.begin(here.problem, lambda image: (), *first)
         gradient = ready.moves[1](state).iterate.evaluation.gradient
         for _ in range(steps):

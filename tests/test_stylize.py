@@ -19,7 +19,7 @@ import tifffile
 from kill import ROOT, make_pictures, results
 from PIL import Image
 
-from experiments import arm, task
+from experiments import programs, task
 from experiments.cache import Cache
 from experiments.settings import Settings
 from jaxstyle.images import color, pictures
@@ -537,10 +537,10 @@ def test_a_dry_run_of_one_large_size_tries_a_small_one(folder, random_network, m
 def test_the_time_of_an_evaluation_is_that_of_most_steps(monkeypatch):
     """One step is easily disturbed; of these, of two evaluations each, one takes 9 seconds."""
     clock = iter([0.0, 2.0, 2.0, 11.0, 11.0, 14.0])
-    monkeypatch.setattr(arm, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(programs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     state = namedtuple("State", ["evaluations"])
     ready = SimpleNamespace(step=lambda problem, before: (state(before.evaluations + 2), None))
-    assert arm.seconds_of_evaluation(ready, None, state(1)) == 1.5
+    assert programs.seconds_of_evaluation(ready, None, state(1)) == 1.5
 
 
 @pytest.mark.parametrize(
