@@ -1,18 +1,13 @@
 """The benchmark's rows at a tiny size, each a whole measurement."""
 
 import json
-import subprocess
-import sys
 
 import narrow
 import pytest
 
 
 def rows(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", "--sizes=32", "--repeats=1", *flags],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    done = narrow.run("experiments.benchmark", "--sizes=32", "--repeats=1", *flags, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
