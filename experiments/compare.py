@@ -23,7 +23,7 @@ from jaxstyle.lab import article, claims, records, report
 from jaxstyle.runs import clocks, processes, workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, cluster, inputs, launch, prefix, settings, task
+from . import arm, cluster, inputs, launch, prefix, room, settings, task
 from .cache import Cache
 from .pairs import ARTICLE, STUDY, of_article
 from .settings import Settings
@@ -149,7 +149,7 @@ def compare(
     try:
         for suffix, given in comparison.plan:
             first = directory / "arms" / (next(iter(comparison.optimizers)) + suffix)
-            posed = task.pose(task.as_begun(given, first), cache)
+            posed = task.pose(room.as_begun(given, first), cache)
             for label, text in comparison.optimizers.items():
                 own = directory / "arms" / (label + suffix)
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):

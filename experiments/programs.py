@@ -18,9 +18,9 @@ from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory, mesh
 
-from . import program_cache
+from . import program_cache, room
 from .cache import Cache, signature
-from .task import Task, needs_less
+from .task import Task
 
 #: What an image on its way chooses of the style's targets, by region.
 Choose = Callable[[np.ndarray], Sequence[Mapping[str, Any]]]
@@ -113,7 +113,7 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
         return cache.get(key, lambda: _on_host(program, task, number, here, values))
     ready = cache.get(key, lambda: _on_mesh(program, task, number, here, values, key))
     needed, free = needed_at_last(ready, task, number, here), memory.available(here.grid.devices.flat)
-    memory.check(needed, free, *task.shapes[-1][:2], _constant(here.problem), needs_less(here.form))
+    memory.check(needed, free, *task.shapes[-1][:2], _constant(here.problem), room.needs_less(here.form))
     memory.keep_freed(needed)
     return ready
 

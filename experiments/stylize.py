@@ -25,7 +25,7 @@ from jaxstyle.lab.preview import Preview
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, loop, memory, mesh, processes, workdir
 
-from . import arm, inputs, launch, programs, settings, task
+from . import arm, inputs, launch, programs, room, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -112,7 +112,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     free = memory.available(devices) / 2**30
     needed, strips = programs.needed_at_last(ready, rest, 0, here), posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
-        needed = task.expected(posed.settings, posed.form, list(problem.network.filters), posed.shapes[-1])
+        needed = room.expected(posed.settings, posed.form, list(problem.network.filters), posed.shapes[-1])
     told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
     if posed.masks:
@@ -139,7 +139,7 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
         record = settings.record(task.pose(given, cache).settings)
         changeable = () if given.strips else ("strips",)
         directory = workdir.find(launch.RUNS, inputs.run_name(given), record, changeable)
-    posed = task.pose(task.as_begun(given, directory), cache)
+    posed = task.pose(room.as_begun(given, directory), cache)
     if request.dry_run:
         describe(posed, spec, cache)
         return

@@ -1,11 +1,9 @@
 """What the settings describe: pictures and network as a problem at each scale."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,12 +17,10 @@ from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES, WITHOUT_SHARES
 from jaxstyle.losses.terms import TOTALS
 from jaxstyle.network import vgg, weights
-from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import memory, processes
 
-from . import inputs, regions
+from . import inputs, regions, room
 from .cache import Cache, signature
-from .settings import Settings, parse
+from .settings import Settings
 
 
 class Task(NamedTuple):
@@ -58,21 +54,15 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
     return cache.get(("weights", settings.weights), lambda: weights.load(settings.weights))
 
 
-def prepare(settings: Settings, cache: Cache, deepest: str) -> vgg.PreparedNetwork:
-    """The network down to a layer, its filters transformed once."""
-    options = deepest, settings.convolution, settings.pooling, settings.padding
-    return cache.get(
-        ("network", settings.weights, *options), lambda: vgg.prepare(load(settings, cache).network, *options)
-    )
+def prepare(settings: Settings, cache: Cache, deepest: str, *, once: bool = False) -> vgg.PreparedNetwork:
+    """The network down to a layer, its filters transformed. For what is done `once` direct: they compile fast."""
+    options = deepest, "direct" if once else settings.convolution, settings.pooling, settings.padding
 
+    def prepared() -> vgg.PreparedNetwork:
+        found = vgg.prepare(load(settings, cache).network, *options)
+        return vgg.without_gradient(found) if once else found
 
-def _prepare_for_targets(settings: Settings, cache: Cache, deepest: str) -> vgg.PreparedNetwork:
-    """The network for what is evaluated once, for which the direct convolution's short compiling counts for more."""
-    options = deepest, "direct", settings.pooling, settings.padding
-    return cache.get(
-        ("targets' network", settings.weights, *options),
-        lambda: vgg.without_gradient(vgg.prepare(load(settings, cache).network, *options)),
-    )
+    return cache.get(("network", settings.weights, once, *options), prepared)
 
 
 def read_form(settings: Settings) -> objective.Form:
@@ -133,87 +123,11 @@ def check_sides(settings: Settings, given: inputs.Pictures, deepest: str) -> Non
             )
 
 
-#: Images that a run keeps besides an evaluation and its optimizer's memory: start, best, trial, gradients, content.
-IMAGES = 12
-
-
-def with_strips(
-    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int], devices: int
-) -> Settings:
-    """The settings with the number of strips, so that the record of a run does not depend on what memory is free.
-
-    Args:
-      settings: of a run.
-      form: of its losses.
-      names: the layers that are evaluated.
-      shape: of the result.
-      devices: over which it is spread; on several it has no strips.
-    """
-    if settings.strips or devices > 1:
-        return dataclasses.replace(settings, strips=settings.strips or 1)
-    form = strips.fitting(form, names, shape, memory.available() - _images(settings, shape))
-    return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
-
-
-@processes.alone
-def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
-    """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
-    path = directory / "run.flags"
-    if settings.strips or not path.is_file():
-        return settings
-    with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
-        there = parse(path.read_text("utf-8", "replace"))
-        again = settings.remat or ((there.strips or 1) > 1 and there.remat)
-        return dataclasses.replace(settings, strips=there.strips, remat=again)
-    return settings
-
-
-def _images(settings: Settings, shape: Sequence[int]) -> int:
-    """Bytes that a run keeps besides an evaluation."""
-    spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
-    return IMAGES * 4 * 3 * shape[0] * shape[1] + catalogue.bytes_kept(spec, shape)
-
-
-def expected(settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
-    """Bytes that a run will take at an evaluation of these layers."""
-    return strips.estimate(form, names, shape) + _images(settings, shape)
-
-
-def needs_less(form: objective.Form) -> str:
-    """The flag with which an evaluation needs less memory, if there is one."""
-    if strips.divisible(form) and form.strips == 1:
-        return "--strips=4"
-    if not form.remat:
-        return "--remat"
-    return "--strips=64" if strips.divisible(form) and form.strips < 64 else ""
-
-
 def result_shape(settings: Settings) -> tuple[int, int]:
     """Height and width of the result."""
     photo = pictures.read(settings.content, 256, settings.resize, smallest=pictures.MIN_SIDE)
     width, height = pictures.fit(pictures.parse_size(settings.size), photo.shape[1], photo.shape[0])
     return height, width
-
-
-def check_memory(
-    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]
-) -> None:
-    """Refuses at once a size whose pictures or feature maps alone do not fit; the rest is known once it is compiled.
-
-    Raises:
-      UserError: it is so.
-    """
-    size, free = pictures.parse_size(settings.size), memory.available()
-    styles = inputs.scaled(size, settings.style_scale)
-    longer = styles if isinstance(styles, int) else max(styles)
-    # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
-    if 30 * longer**2 > free:
-        raise UserError(
-            f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
-            "smaller ones do"
-        )
-    least = int(strips.estimate(form, names, shape) / 1.6)
-    memory.check(least, free, *shape, helps=needs_less(form))
 
 
 def pose(settings: Settings, cache: Cache) -> Task:
@@ -229,9 +143,9 @@ def pose(settings: Settings, cache: Cache) -> Task:
     deepest = max(*recipe.content_layers, *recipe.style_layers)
     names = [name for name in network.network.convolutions if name <= deepest]
     shape = result_shape(settings)
-    settings = with_strips(settings, form, names, shape, len(cache.devices))
+    settings = room.with_strips(settings, form, names, shape, len(cache.devices))
     form = form._replace(strips=settings.strips, remat=settings.remat)
-    check_memory(settings, form, names, shape)
+    room.check_memory(settings, form, names, shape)
     found = regions.find(settings, network.network, cache)
     given = [inputs.read_pictures(settings, size, regions.pairs(found)) for size in inputs.sizes(settings)]
     for each in given:
@@ -309,7 +223,7 @@ def _pose_scale(
 ) -> objective.Problem:
     """The problem at one scale. What is summed over positions weighs `more`, so that it does so at every scale."""
     deepest = max(*weighting.content, *weighting.style)
-    direct = _prepare_for_targets(settings, cache, deepest)
+    direct = prepare(settings, cache, deepest, once=True)
     arguments = direct, given.content, [], weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
     regions = _regions(settings, cache, form, tuple(weighting.style), given.styles)
@@ -333,7 +247,7 @@ def _choices(
     """`objective.choices` of photo and image, compiled once for each size."""
     if form.style.choose is None:
         return ()
-    direct = _prepare_for_targets(settings, cache, max(*weighting.content, *weighting.style))
+    direct = prepare(settings, cache, max(*weighting.content, *weighting.style), once=True)
     picture = objective.mixture(form, content, image)
     arguments = direct, picture, [region._replace(choices={}) for region in regions]
     return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
@@ -347,7 +261,7 @@ def _regions(
     styles: list[objective.Style],
 ) -> list[objective.Region]:
     """`objective.regions` of style pictures, evaluated once for the same ones."""
-    direct = _prepare_for_targets(settings, cache, max(layers))
+    direct = prepare(settings, cache, max(layers), once=True)
     digest = hashlib.sha256(signature(styles).encode())
     for leaf in jax.tree.leaves(styles):
         digest.update(np.ascontiguousarray(leaf))

@@ -1,0 +1,90 @@
+"""Whether a picture fits into memory, and the strips that make it fit."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from jaxstyle.errors import UserError
+from jaxstyle.images import pictures
+from jaxstyle.losses import objective, strips
+from jaxstyle.optimizers import catalogue
+from jaxstyle.runs import memory, processes
+
+from . import inputs
+from .settings import Settings, parse
+
+#: Images that a run keeps besides an evaluation and its optimizer's memory: start, best, trial, gradients, content.
+IMAGES = 12
+
+
+def with_strips(
+    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int], devices: int
+) -> Settings:
+    """The settings with the number of strips, so that the record of a run does not depend on what memory is free.
+
+    Args:
+      settings: of a run.
+      form: of its losses.
+      names: the layers that are evaluated.
+      shape: of the result.
+      devices: over which it is spread; on several it has no strips.
+    """
+    if settings.strips or devices > 1:
+        return dataclasses.replace(settings, strips=settings.strips or 1)
+    form = strips.fitting(form, names, shape, memory.available() - _images(settings, shape))
+    return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
+
+
+@processes.alone
+def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
+    """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
+    path = directory / "run.flags"
+    if settings.strips or not path.is_file():
+        return settings
+    with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
+        there = parse(path.read_text("utf-8", "replace"))
+        again = settings.remat or ((there.strips or 1) > 1 and there.remat)
+        return dataclasses.replace(settings, strips=there.strips, remat=again)
+    return settings
+
+
+def _images(settings: Settings, shape: Sequence[int]) -> int:
+    """Bytes that a run keeps besides an evaluation."""
+    spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
+    return IMAGES * 4 * 3 * shape[0] * shape[1] + catalogue.bytes_kept(spec, shape)
+
+
+def expected(settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
+    """Bytes that a run will take at an evaluation of these layers."""
+    return strips.estimate(form, names, shape) + _images(settings, shape)
+
+
+def needs_less(form: objective.Form) -> str:
+    """The flag with which an evaluation needs less memory, if there is one."""
+    if strips.divisible(form) and form.strips == 1:
+        return "--strips=4"
+    if not form.remat:
+        return "--remat"
+    return "--strips=64" if strips.divisible(form) and form.strips < 64 else ""
+
+
+def check_memory(
+    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]
+) -> None:
+    """Refuses at once a size whose pictures or feature maps alone do not fit; the rest is known once it is compiled.
+
+    Raises:
+      UserError: it is so.
+    """
+    size, free = pictures.parse_size(settings.size), memory.available()
+    styles = inputs.scaled(size, settings.style_scale)
+    longer = styles if isinstance(styles, int) else max(styles)
+    # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
+    if 30 * longer**2 > free:
+        raise UserError(
+            f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
+            "smaller ones do"
+        )
+    least = int(strips.estimate(form, names, shape) / 1.6)
+    memory.check(least, free, *shape, helps=needs_less(form))
