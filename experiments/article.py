@@ -3,9 +3,9 @@
 python -m experiments.article --workdir=runs/article
 python -m experiments.article --curves=docs/experiments/curves.npz --workdir=runs/remade
 
-Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons with --claims
-(--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file, to
-which comparisons with other seeds may be added. All else is made of the curves: claims.json, figures of each
+Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons that have
+claims (--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file,
+to which comparisons with other seeds may be added. All else is made of the curves: claims.json, figures of each
 experiment by evaluation and by second, and in tables.md the verdicts by pair, how they move with the thresholds of
 the words, and losses by evaluations.
 """

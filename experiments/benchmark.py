@@ -37,6 +37,8 @@ from jaxstyle.runs import memory
 
 from . import launch, settings
 
+for _name in ("remat", "strips", "compilation_cache"):
+    flags.declare_key_flag(_name)
 _SIZES = flags.DEFINE_list("sizes", ["300"], "Sides of the square images in pixels, separated by commas.")
 _CONVOLUTIONS = flags.DEFINE_list(
     "convolutions", ["auto", "direct"], "Of auto, direct and winograd, separated by commas."

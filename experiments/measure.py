@@ -11,8 +11,8 @@ comparison, for all its arms; or any picture, for which the flags say it. How mu
 
 And how much of the style has come, 0 all but for the effectiveness, of which more is better:
 
-  style            the mean relative distance of Gram matrices at layers that no default of the program optimises;
-                   style_by_layer each
+  style            the mean relative distance of Gram matrices at five layers that the default losses do not optimise
+                   (nearest and split do, the first four of them); style_by_layer each
   effectiveness    the mean there of -log of the divergence of the features' distributions (the E of Yeh et al. 2020);
                    effectiveness_by_layer each
   sifid            the Fréchet distance of these distributions in block2_conv2, SIFID's formula
@@ -40,6 +40,11 @@ _RESULT = flags.DEFINE_multi_string(
     ["runs/portrait-night"],
     "Folder of a run, of runs or of a comparison, or a picture; repeatable.",
 )
+for _name in (
+    *("content", "style", "content_mask", "style_mask", "size", "resize", "style_scale", "preserve_color"),
+    "compilation_cache",
+):
+    flags.declare_key_flag(_name)
 
 
 def results(path: pathlib.Path) -> list[pathlib.Path]:

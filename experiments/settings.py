@@ -107,7 +107,7 @@ class Settings:
     )
     style_weight: float | None = _number(
         None,
-        "Weight of the style loss; by default what suits --loss and --style_loss: 1.25 for wasserstein, 10 for gram.",
+        "Weight of the style loss; by default what suits the losses: 1.25 for wasserstein, 10 for gram, …",
         lower_bound=0,
     )
     tv_weight: float | None = _number(

@@ -26,6 +26,7 @@ _PORT = flags.DEFINE_integer(
     upper_bound=65535,
 )
 _WORKDIR = launch.define_folder()
+flags.declare_key_flag("workdir")
 
 
 def bind(port: int) -> socket.socket:

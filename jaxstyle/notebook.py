@@ -23,7 +23,7 @@ def run(
     form: objective.Form,
     problem: objective.Problem,
     image: Image,
-    spec: catalogue.Spec,
+    optimizer: catalogue.Spec,
     steps: int,
 ) -> tuple[Image, training.Metrics]:
     """Runs an optimizer from a start image.
@@ -32,16 +32,16 @@ def run(
       form: the formulas of the losses.
       problem: see `objective.pose`.
       image: the start image, RGB in [0, 255].
-      spec: see `catalogue.parse`; not one that needs a random key.
+      optimizer: see `catalogue.parse`; not one that needs a random key.
       steps: iterations.
 
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
-    made = training.program(form, spec.name, spec.static)
-    start = jnp.array(image), {k: jnp.float32(v) for k, v in spec.traced.items()}
+    made = training.program(form, optimizer.name, optimizer.static)
+    start = jnp.array(image), {k: jnp.float32(v) for k, v in optimizer.traced.items()}
     with threads.one_for_lapack():
-        if spec.name in catalogue.ON_HOST:
+        if optimizer.name in catalogue.ON_HOST:
             step, state = made.step, made.init(problem, *start)
         else:
             step = convolution.jit(made.step, donate_argnums=1)

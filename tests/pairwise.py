@@ -1,6 +1,6 @@
 """Valid flags in all pairs: every two values of two flags meet in a run, and every promise of a run is kept.
 
-    python tests/pairwise.py --sets=300
+    PYTHONPATH=. python tests/pairwise.py --sets=300
 
 A covering array over the flags of `stylize` is drawn by a seed, and another one until there are so many sets. Each
 is run on a network of few channels, from its own `run.flags` in another folder, a second time in its own, and

@@ -69,7 +69,10 @@ def test_pure_modules_have_no_effects(pattern):
     paths = list((ROOT / "jaxstyle").glob(pattern))
     assert paths
     for path in paths:
-        assert not {name.split(".")[0] for name in imports(path)} & EFFECTS, path
+        found = imports(path)
+        assert not {name.split(".")[0] for name in found} & EFFECTS, path
+        # By the number of cores mean and covariance choose an algorithm.
+        assert not found & {"jaxstyle.files", "jaxstyle.machine"} or path.name == "wasserstein.py", path
 
 
 def reads(tree: ast.AST) -> list[ast.AST]:

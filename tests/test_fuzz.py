@@ -24,5 +24,5 @@ def test_malformed_files_and_flags_are_refused_in_one_line_or_are_harmless():
     passes("fuzz.py", "--files=60", "--flagsets=15", "--seed=1", timeout=120)
 
 
-def test_valid_flags_in_all_pairs_keep_every_promise_of_a_run():
+def test_two_sets_of_valid_flags_keep_every_promise_of_a_run():
     passes("pairwise.py", "--sets=2", "--seed=3", timeout=240)

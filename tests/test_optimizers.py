@@ -114,7 +114,7 @@ def test_an_optimizer_that_is_given_no_rate_descends_or_asks_for_one():
             name
         ):
             totals, *_ = minimise(name, quadratic, START, 5)
-            assert totals[1:].min() <= totals[0], name
+            assert totals[1:].min() < totals[0], name
         elif name != "adafactor":  # whose steps are relative to the image without one
             with pytest.raises(UserError, match="needs a learning_rate"):
                 catalogue.parse(name)
@@ -221,7 +221,7 @@ def test_a_history_in_half_the_memory_is_rounded_to_bfloat16():
     np.testing.assert_array_equal(kept, values.astype(jnp.bfloat16).astype(jnp.float32))
 
 
-def test_with_such_a_history_lbfgs_takes_the_same_way_for_some_steps():
+def test_lbfgs_with_a_bfloat16_history_lbfgs_takes_the_same_way_for_some_steps():
     (exact, one, _), (rounded, other, _) = (
         minimise(text, quadratic, START, 4) for text in ("lbfgs", "lbfgs:history=bfloat16")
     )
@@ -551,7 +551,9 @@ def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(text, mo
     checkpoints.save(int(state.step), state, np.zeros((1, 7)))
     restored, _ = checkpoints.restore(lambda step: state)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
-        assert (old == new).all() or jnp.isnan(old).any()
+        if jax.dtypes.issubdtype(old.dtype, jax.dtypes.prng_key):
+            old, new = jax.random.key_data(old), jax.random.key_data(new)
+        np.testing.assert_array_equal(new, old)
     again, _ = jit(program.step)(None, restored)
     assert again.step == state.step + 1
     if not on_host:

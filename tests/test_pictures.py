@@ -436,7 +436,9 @@ def test_the_sample_styles_are_drawn_and_resized(name):
 
 
 def test_an_unknown_sample_names_the_known(tmp_path):
-    with pytest.raises(UserError, match=r"sample:dawn.*sample:portrait, sample:cat, sample:"):
+    with pytest.raises(
+        UserError, match=r"sample:dawn.*sample:portrait, sample:cat, sample:night, sample:facets"
+    ):
         pictures.read("sample:dawn", 64)
 
 

@@ -82,7 +82,7 @@ def test_the_manifest_tells_how_many_there_were(story):
     assert change["differs"] == {"processes": [2, 1]}
 
 
-def test_they_must_be_given_the_same(tmp_path):
+def test_processes_with_different_flags_are_refused(tmp_path):
     where = (
         f"--coordinator=localhost:{together.free_port()}",
         "--processes=2",
@@ -102,7 +102,7 @@ def test_they_must_be_given_the_same(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_who_finds_nobody_says_where(monkeypatch):
+def test_a_process_that_finds_no_coordinator_names_its_address(monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.2)
     with pytest.raises(
         UserError, match=r"--coordinator=localhost:\d+: Connection refused; process 0 must listen"

@@ -136,10 +136,10 @@ def test_all_files_are_written_and_with_no_arms_too(arms, tmp_path):
 
 def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
     figure = figures.losses(arms)
-    assert len(figure.axes) == 2 * 2
-    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["evaluations", "seconds"]
+    assert len(figure.axes) == 2 * 3
+    assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["step", "evaluations", "seconds"]
     assert all(axes.get_yscale() == "log" for axes in figure.axes)
-    by_evaluation = figure.axes[0].lines[0]
+    by_evaluation = figure.axes[1].lines[0]
     np.testing.assert_array_equal(by_evaluation.get_xdata(), arms[0].rows[:, 1])
     np.testing.assert_array_equal(by_evaluation.get_ydata(), arms[0].rows[:, 3])
 

@@ -27,7 +27,7 @@ def test_rows_below_an_image_change_nothing(height, pooling, padding, random_net
     assert_same(*both(posed, jnp.asarray(smooth(height, 37, 3)), 4))
 
 
-def test_nor_do_they_with_regions_and_a_weighted_content(random_network):
+def test_rows_below_an_image_change_nothing_with_regions_and_a_weighted_content(random_network):
     posed = problem(random_network, 111, content_mask=mask(111, 37), style_mask=mask(60, 50))
     assert_same(*both(posed, jnp.asarray(smooth(111, 37, 3)), 3))
 

@@ -8,8 +8,7 @@ import pytest
 from skimage.feature import canny
 from skimage.transform import probabilistic_hough_line
 
-from jaxstyle.errors import UserError
-from jaxstyle.images import pictures, samples
+from jaxstyle.images import samples
 
 SIZE = (384, 512)
 STYLES = tuple(samples.PAINTERS)
@@ -132,8 +131,3 @@ def test_brush_strokes_give_the_texture_a_direction_that_noise_has_not(name):
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3))
     assert np.median(structure_tensor_coherence(picture(name), 16)) > 0.3
     assert np.median(structure_tensor_coherence(noise, 16)) < 0.15
-
-
-def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(UserError, match=r"'sample:nigth'.*sample:night, sample:facets"):
-        pictures.read("sample:nigth")

@@ -99,7 +99,7 @@ def walk(scaling: str, shape, steps: int) -> np.ndarray:
     return np.array(totals)
 
 
-def test_l_bfgs_with_it_needs_few_steps_where_curvature_differs_by_frequency_and_colour():
+def test_l_bfgs_with_spectral_scaling_needs_few_steps_where_curvature_differs_by_frequency_and_colour():
     with jax.enable_x64(True):
         scalar, spectral_ = walk("scalar", (24, 31, 3), 12), walk("spectral", (24, 31, 3), 12)
     assert spectral_[4] < 1e-3 * spectral_[0]

@@ -155,7 +155,7 @@ def test_the_same_bytes_are_kept_once_and_are_known_there(tmp_path):
     assert (preview.format, preview.size) == ("JPEG", (40, 30))
 
 
-def test_nothing_else_may_be_named(tmp_path):
+def test_a_page_may_name_samples_and_uploads_alone(tmp_path):
     folder = tmp_path / "uploads"
     kept = pathlib.Path(uploads.keep(folder, "me.png", png()).path)
     (tmp_path / "outside.png").write_bytes(png())

@@ -60,7 +60,7 @@ def test_a_lane_agrees_with_a_run_alone(sweep, flags, tmp_path):
     np.testing.assert_allclose(curve, expected[:, [0, 1, 3]], rtol=1e-3)
 
 
-def test_it_names_the_best_rate(sweep):
+def test_a_sweep_names_the_best_rate(sweep):
     _, output, rows = sweep
     best = min((row for row in rows[:4]), key=lambda row: float(row["final_total"]))
     assert f"adam: best learning rate {float(best['learning_rate']):g}, loss" in output

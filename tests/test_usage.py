@@ -1,5 +1,6 @@
 """--helpshort: every flag of a command once, by what people want."""
 
+import ast
 import dataclasses
 import re
 
@@ -39,6 +40,17 @@ def test_a_laboratory_lists_its_own_flags_and_the_shared_ones(command, own):
     parts = {part.partition(":")[0]: part for part in run(command, "--help").stdout.split("\n\n")}
     assert f"  --{own}:" in parts["Of this command"]
     assert "  --size:" in parts["What matters first"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((narrow.ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem
+)
+def test_the_help_of_a_command_lists_each_flag_that_it_speaks_of(path):
+    about = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    if f"python -m experiments.{path.stem}" not in about:
+        return  # no command
+    listed = re.findall(r"^  --(?:\[no\])?(\w+):", run(path.stem, "--helpshort").stdout, re.M)
+    assert set(re.findall(r"--(\w+)", about)) - {"helpshort", "flagfile"} <= set(listed)
 
 
 @pytest.mark.parametrize("typed", ["style_wieght", "style-weight", "stile_weight"])

@@ -100,8 +100,8 @@ def _curve(axes: Any, x: Float[np.ndarray, " rows"], y: Float[np.ndarray, " rows
     axes.plot(x, y, **style)
 
 
-def losses(arms: Sequence[Arm], clocks: Sequence[str] = ("evaluations", "seconds")) -> Figure:
-    """The total loss by evaluation and by second; a row for each pair, or by one clock a column.
+def losses(arms: Sequence[Arm], clocks: Sequence[str] = tuple(CLOCKS.values())) -> Figure:
+    """The total loss by step, by evaluation and by second; a row for each pair, or by one clock a column.
 
     Seeds have one colour.
     """

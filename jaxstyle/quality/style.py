@@ -21,7 +21,7 @@ from jaxstyle.network import vgg
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
 
-#: Layers that no default of the program optimises, for the distance of styles.
+#: Layers that the default losses do not optimise, for the distance of styles; `nearest` and `split` do, but the last.
 HELD_OUT_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 
 #: Of the variance of a style's features, what the principal components hold in which they are compared.

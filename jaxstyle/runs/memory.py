@@ -99,7 +99,8 @@ def check(needed: int, free: int, height: int, width: int, constant: int = 0, he
         longer = int(max(height, width) * (max(free - constant, 0) / (needed - constant)) ** 0.5)
         raise UserError(
             f"--size: {width}x{height} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            f"free; about --size={longer} would fit" + (f", and {helps} takes less" if helps else "")
+            f"free; {f'about --size={longer}' if longer else 'no size'} would fit"
+            + (f", and {helps} takes less" if helps else "")
         )
 
 
