@@ -224,22 +224,25 @@ def measure_cold_start(size: int, text: str) -> Iterator[dict[str, Any]]:
 
 
 def measure_torch(python: str, size: int, repeats: int, layout: str) -> dict[str, Any]:
-    """PyTorch's step, in the Python that has it.
+    """PyTorch's step, in the Python that has it."""
+    script = pathlib.Path(__file__).with_name("torch_peer.py")
+    return json.loads(run_torch(python, str(script), str(size), str(repeats), layout))
+
+
+def run_torch(python: str, *arguments: str) -> str:
+    """What a Python prints that has PyTorch.
 
     Raises:
       UserError: it cannot be run.
     """
-    script = pathlib.Path(__file__).with_name("torch_peer.py")
     try:
-        done = subprocess.run(
-            [python, script, str(size), str(repeats), layout], check=True, capture_output=True, text=True
-        )
+        done = subprocess.run([python, *arguments], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         raise UserError(
             f"--torch_python={python}: cannot run PyTorch's step: {reason}; give a Python with torch"
         ) from error
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def alone(function: Callable, *arguments: Any) -> Any:
@@ -314,6 +317,8 @@ def check(asked: Rows) -> None:
         raise UserError(f"--sizes={min(asked.sizes)}: must be 16 or more, which block5_conv1 needs")
     for text in asked.optimizers:
         catalogue.parse(text)
+    if asked.vs_torch:
+        run_torch(asked.torch_python, "-c", "import torch")
 
 
 def measured(asked: Rows) -> Iterator[dict[str, Any]]:

@@ -140,7 +140,7 @@ def pose(settings: Settings, cache: Cache) -> Task:
     settings = inputs.with_schedule(settings)
     network = load(settings, cache)
     recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
-    deepest = max(*recipe.content_layers, *recipe.style_layers)
+    deepest = max([*recipe.content_layers, *recipe.style_layers])
     names = [name for name in network.network.convolutions if name <= deepest]
     shape = result_shape(settings)
     settings = room.with_strips(settings, form, names, shape, len(cache.devices))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxstyle import training
+from jaxstyle.errors import UserError
 from jaxstyle.losses import objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.network import convolution, vgg, weights
@@ -39,7 +40,8 @@ def run(
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
     """
     made = training.program(form, optimizer.name, optimizer.static)
-    start = jnp.array(image), {k: jnp.float32(v) for k, v in optimizer.traced.items()}
+    image = jnp.array(image, jnp.result_type(image, jnp.float32))  # not as bytes
+    start = image, {k: jnp.float32(v) for k, v in optimizer.traced.items()}
     with threads.one_for_lapack():
         if optimizer.name in catalogue.ON_HOST:
             step, state = made.step, made.init(problem, *start)
@@ -83,7 +85,7 @@ def stylize(
 
     Raises:
       TypeError: no style picture is given.
-      UserError: the optimizer is none.
+      UserError: the optimizer is none, or a picture so small that a layer has nothing of it.
       KeyError: the network has no layer that the recipe names.
     """
     if not styles:
@@ -94,7 +96,11 @@ def stylize(
     recipe, form = recipe or recipes.RECIPES["gatys"], form or objective.GATYS
     spec = catalogue.parse(optimizer, variables=None)
     network = network or weights.load("vgg16-torchvision")
-    deepest = max(*recipe.content_layers, *recipe.style_layers)
+    deepest = max([*recipe.content_layers, *recipe.style_layers])
+    for picture in (content, *styles):
+        if min(picture.shape[:2]) < vgg.smallest_side(deepest):
+            height, width, _ = picture.shape
+            raise UserError(f"{deepest} shrinks a picture of {width}x{height} to nothing")
     prepared = vgg.prepare(network.network, deepest, padding=recipe.padding)
     weighting = recipes.weighting(recipe, content.shape)
     wanted = [objective.Style(style) for style in styles]

@@ -110,8 +110,8 @@ class Program(NamedTuple):
     line search, or None: see `Optimizer`.
 
     `step` of the `unseen` state of an image evaluates it and does no more; what `settle` makes of that is the state
-    of `init`, or, of the `enlarged` image and the state before, that of `grow`. Not for an optimizer in
-    `catalogue.ON_HOST`.
+    of `init`, or, of the `enlarged` image and the state before, that of `grow`. Where the loss is not finite that of
+    `settle` has diverged too, but has no terms. Not for an optimizer in `catalogue.ON_HOST`.
     """
 
     init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]

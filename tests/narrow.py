@@ -235,7 +235,5 @@ if __name__ == "__main__":
     del sys.argv[0]
     if sys.argv[0].isdecimal():
         sys.argv = _await_order(socket.socket(fileno=int(sys.argv[0])))
-    if sys.argv[0] == "experiments.benchmark":  # which makes a network of its own
-        vgg.CHANNELS = tuple(4 * block for block in range(1, 6))
     sys.executable = _python()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """The benchmark's rows at a tiny size, each a whole measurement."""
 
 import json
+import sys
 
 import narrow
 import pytest
@@ -11,18 +12,34 @@ def rows(*flags):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_every_row_is_a_line_of_json_that_says_what_was_measured():
-    found = rows("--convolutions=direct", "--batches=2", "--strips=2", "--layers", "--optimizers=adam")
+def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
+    peer = tmp_path / "python"  # PyTorch's, of which it is asked what it would print
+    seconds = {"channels_last": [1000, 3000, 2000], "contiguous": [1500, 1500, 9000]}
+    peer.write_text(
+        f"#!{sys.executable}\nimport json, sys\nif sys.argv[1] != '-c':\n"
+        f"    script, size, repeats, layout = sys.argv[1:]\n"
+        f"    assert (script[-13:], size, repeats) == ('torch_peer.py', '32', '1')\n"
+        f"    print(json.dumps({{'seconds': {seconds}[layout], 'peak_bytes': len(layout)}}))\n"
+    )
+    peer.chmod(0o755)
+    found = rows(
+        *("--convolutions=direct", "--batches=2", "--strips=2", "--layers", "--optimizers=adam"),
+        *("--vs_torch", "--rounds=1", f"--torch_python={peer}"),
+    )
     steps = [row for row in found if row["row"] == "step"]
     assert [(row["batch"], row["strips"], row["remat"]) for row in steps] == [(2, 2, False)]
     for row in steps:
         assert 0 < row["min_s"] <= row["median_s"] < 60
         assert row["compile_s"] > 0
-        assert row["estimated_bytes"] < row["peak_bytes"]
+        assert 0 < row["estimated_bytes"] < row["peak_bytes"]
     layers = {row["layer"] for row in found if row["row"] == "layer"}
     assert {"block1_conv1", "block5_conv1", "block2_pool", "block3_gram"} <= layers
     (adam,) = (row for row in found if row["row"] == "optimizer")
     assert adam["evaluations_a_step"] == 1
+    (beside,) = (row for row in found if row["row"] == "vs_torch")
+    better = {"median_s": 1500, "min_s": 1500, "peak_bytes": len("contiguous"), "layout": "contiguous"}
+    assert beside["torch"] == better
+    assert beside["ratio"] == beside["ours"]["median_s"] / 1500
 
 
 @pytest.mark.parametrize(
@@ -33,10 +50,11 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured():
         ("--convolutions=fft", "--convolutions=fft: must be auto, direct or winograd"),
         ("--batches=0", "--batches=0: must be whole numbers of 1 or more"),
         ("--optimizers=adam:lr=1", "adam has no 'lr'"),
+        ("--vs_torch --torch_python=/nobody", "--torch_python=/nobody: cannot run PyTorch's step: "),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(flag, words):
-    done = narrow.run("experiments.benchmark", flag)
+    done = narrow.run("experiments.benchmark", *flag.split())
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

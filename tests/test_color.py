@@ -120,6 +120,12 @@ def test_in_a_palette_the_result_keeps_its_lightness_and_the_photos_hues_have_th
     np.testing.assert_allclose(np.cov(hues, rowvar=False), covariance, atol=0.1 * covariance.max())
 
 
+def test_a_grey_photo_has_no_hues_that_a_palette_could_take():
+    grey = color.luminance(gradient(4, (80, 96)))
+    hues = color.oklab(color.to_palette(grey, [(gradient(5, (60, 60)), 1.0)])(grey))[..., 1:]
+    np.testing.assert_allclose(hues, np.broadcast_to(hues.mean((0, 1)), hues.shape), atol=2e-3)
+
+
 def test_in_a_grey_palette_all_is_grey():
     found = color.to_palette(CONTENT, [(color.luminance(STYLE), 1.0)])(CONTENT)
     assert np.ptp(found, axis=2).max() < 0.5

@@ -60,3 +60,42 @@ def test_importing_the_library_imports_nothing_else():
     code = "import jaxstyle, sys; print('jax' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_a_texture_is_made_without_content_and_of_bytes(narrow_weights):
+    rng = np.random.default_rng(0)
+    start, style = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
+    recipe = jaxstyle.Recipe({}, {"block2_conv1": 1.0}, None, 1.0, 0.0)
+    image, metrics = jaxstyle.stylize(start, style, steps=3, recipe=recipe)
+    assert image.dtype == np.float32
+    assert metrics.content.tolist() == [0, 0, 0, 0]
+    assert metrics.total[-1] < metrics.total[0]
+
+
+def test_pictures_of_which_a_layer_has_nothing_are_refused(narrow_weights):
+    with pytest.raises(jaxstyle.UserError, match="block5_conv1 shrinks a picture of 20x8 to nothing"):
+        jaxstyle.stylize(np.zeros((32, 32, 3), np.float32), np.zeros((8, 20, 3), np.float32))
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_size_below_one_pixel_is_refused(size):
+    with pytest.raises(jaxstyle.UserError, match=f"{size} pixels are no size"):
+        jaxstyle.read_picture("sample:night", size)
+
+
+def test_a_size_may_be_numpys():
+    assert jaxstyle.read_picture("sample:night", np.int64(24)).shape == (18, 24, 3)
+
+
+def test_a_padding_or_pooling_that_there_is_not_is_refused(random_network):
+    for choice in ({"padding": "reflect"}, {"pooling": "min"}):
+        with pytest.raises(ValueError, match="there is not"):
+            jaxstyle.prepare_network(random_network, "block1_conv1", **choice)
+
+
+def test_a_picture_wider_than_its_format_or_of_other_bits_is_refused(tmp_path):
+    with pytest.raises(jaxstyle.UserError, match=r"wide\.jpg'?: cannot be written"):
+        jaxstyle.write_picture(tmp_path / "wide.jpg", np.zeros((1, 70_000, 3)))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="bits are 8 or 16, not 12"):
+        jaxstyle.write_picture(tmp_path / "deep.png", np.zeros((1, 1, 3)), bits=12)

@@ -257,6 +257,33 @@ def test_a_masked_style_picture_gives_the_style_of_the_part_that_is_not_masked(r
     np.testing.assert_allclose(part, whole, rtol=0.05, atol=0.02 * np.abs(whole).max())  # but for the seam
 
 
+@pytest.mark.parametrize(
+    "edge", [(slice(-7, None),), (slice(None), slice(-5, None))], ids=["rows", "columns"]
+)
+def test_a_part_of_a_style_picture_that_deep_layers_have_no_position_for_is_in_the_last_they_have(
+    edge, random_network, style
+):
+    """135 = 8 · 16 + 7 rows and 21 = 16 + 5 columns."""
+    picture = jnp.asarray(jax.image.resize(style, (135, 21, 3), "linear"))
+    network = vgg.prepare(random_network, "block5_conv1")
+    weighting = recipes.Weighting({"block1_conv1": 0.0}, {"block5_conv1": 1.0}, 0.0)
+    mask = np.zeros((135, 21), np.float32)
+    mask[edge] = 1
+    wanted = [objective.Style(picture, style_mask=mask)]
+    region, *_ = jaxstyle.pose(objective.GATYS, network, picture, wanted, weighting).regions
+    assert np.linalg.norm(region.targets["block5_conv1"]) > 0
+
+
+def test_a_content_mask_of_nothing_asks_for_no_content(random_network, content, style):
+    network = vgg.prepare(random_network, "block1_conv1")
+    weighting = recipes.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)
+    nothing = np.zeros(content.shape[:2], np.float32)
+    problem = jaxstyle.pose(
+        objective.GATYS, network, content, [objective.Style(style)], weighting, content_mask=nothing
+    )
+    assert jaxstyle.evaluate(objective.GATYS, problem, content / 2).total == 0
+
+
 def test_the_content_counts_where_its_mask_says(random_network, content, style):
     network = vgg.prepare(random_network, "block2_conv1")
     weighting = recipes.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)

@@ -40,10 +40,14 @@ def _with_moments(
     return (pixels - pixels.mean(0)) @ to_white @ _power(covariance, 0.5) + mean
 
 
+#: A variance of colours as good as zero, in any units here: that of a grey picture is the rounding of float32.
+_NOTHING = 1e-7
+
+
 def _power(covariance: Float[np.ndarray, "n n"], exponent: float) -> Float[np.ndarray, "n n"]:
     """A power of a symmetric matrix; what is as good as zero in it stays zero."""
     values, vectors = np.linalg.eigh(covariance)
-    some = values > 1e-6 * max(values.max(), 1e-12)
+    some = values > max(1e-6 * values.max(), _NOTHING)
     powers = np.where(some, np.where(some, values, 1) ** exponent, 0)
     return (vectors * powers) @ vectors.T
 

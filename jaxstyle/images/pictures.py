@@ -8,6 +8,7 @@ carries, the others (`sample:night`, `sample:facets`) come from `jaxstyle.images
 import hashlib
 import importlib.util
 import io
+import numbers
 import os
 import re
 import stat
@@ -65,9 +66,14 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
     """(width, height) of a picture of `width` × `height` pixels when it is brought to `size`.
 
     With the longer side given, the shorter keeps the aspect, rounded half up and never below 1.
+
+    Raises:
+      UserError: the side is less than 1.
     """
-    if not isinstance(size, int):
+    if not isinstance(size, numbers.Integral):
         return size
+    if size < 1:
+        raise UserError(f"{size} pixels are no size of a picture")
     longer = max(width, height)
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
 
@@ -172,8 +178,10 @@ def write(
 
     Raises:
       UserError: the suffix is another, or has no 16 bits, or the file cannot be written.
-      ValueError: the image has another shape or a pixel that is not finite.
+      ValueError: the image has another shape or a pixel that is not finite, or `bits` is neither 8 nor 16.
     """
+    if bits not in (8, 16):
+        raise ValueError(f"bits are 8 or 16, not {bits}")
     check_writable(path, bits)
     path = Path(path)
     name, suffix = repr(str(path)), path.suffix.lower()
@@ -183,14 +191,15 @@ def write(
         raise ValueError(f"an image is [height, width, 3], not {pixels.shape}")
     if not np.isfinite(pixels).all():
         raise ValueError("the image has pixels that are not finite")
-    if bits == 16:
-        data = encode.DEEP[suffix](np.floor(np.clip(pixels, 0, 255) * 257 + 0.5).astype(np.uint16), comment)
-    else:
-        data = encode.encode(pixels, SUFFIXES[suffix], comment, quality)
     try:
+        if bits == 16:
+            deep = np.floor(np.clip(pixels, 0, 255) * 257 + 0.5).astype(np.uint16)
+            data = encode.DEEP[suffix](deep, comment)
+        else:
+            data = encode.encode(pixels, SUFFIXES[suffix], comment, quality)
         write_atomically(path, data)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # some formats end at so many pixels
+        raise UserError(f"{name}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_result(path: Path, bits: int) -> Float[np.ndarray, "height width 3"]:

@@ -202,7 +202,8 @@ def pose(
     """
     read, guides = read or WHOLE, content_mask
     if content_mask is not None:
-        guides = _guides(content_mask / jnp.mean(content_mask), weighting.content)
+        mean = jnp.mean(content_mask)
+        guides = _guides(content_mask / jnp.where(mean > 0, mean, 1), weighting.content)
     wanted, groups = list(weighting.style), form.style.groups.by_deepest(weighting.style)
     found = regions(form, wanted, network, styles, key, read)
     problem = Problem(
@@ -316,10 +317,21 @@ def mixture(form: Form, content: Image, image: Image) -> Image:
 
 def _guides(mask: Mask, layers: Collection[str]) -> dict[str, Float[Array, "height' width'"]]:
     """A mask at the size of each layer: the mean over what a position stands for."""
-    pooled = [mask[..., None]]
+    pooled = [mask]
     for _ in range(4):
-        pooled.append(convolution.average_pool(pooled[-1]))
-    return {name: pooled[0 if name == IMAGE else vgg.halvings(name)][..., 0] for name in layers}
+        pooled.append(_halved(pooled[-1]))
+    return {name: pooled[0 if name == IMAGE else vgg.halvings(name)] for name in layers}
+
+
+def _halved(mask: Mask) -> Float[Array, "height//2 width//2"]:
+    """Means over 2×2; an odd last row or column, for which a layer has no position, goes to the last that it has."""
+    odd = [side % 2 if side > 1 else 0 for side in mask.shape]
+    halved = convolution.average_pool(jnp.pad(mask, [(0, each) for each in odd], "edge")[..., None])[..., 0]
+    for each in odd:
+        if each:
+            halved = jnp.concatenate([halved[:-2], (2 * halved[-2:-1] + halved[-1:]) / 3])
+        halved = halved.T
+    return halved
 
 
 class LayerTerms(NamedTuple):

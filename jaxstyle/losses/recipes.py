@@ -93,7 +93,7 @@ def content_weight(recipe: Recipe, image_shape: Sequence[int]) -> float:
     """The content weight of a recipe for an image of shape (height, width, 3)."""
     if recipe.content_weight is not None:
         return recipe.content_weight
-    return 1 / sum(vgg.size(name, image_shape) for name in recipe.content_layers)
+    return 1 / max(1, sum(vgg.size(name, image_shape) for name in recipe.content_layers))
 
 
 def weighting(recipe: Recipe, image_shape: Sequence[int]) -> Weighting:

@@ -1,6 +1,6 @@
 """Relaxed optimal transport: the style's hypercolumns and the image's, each to the nearest of the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -89,7 +89,8 @@ def relaxed_transport(
     """Relaxed earth mover's distances of hypercolumns and of colours, and the distance of the moments of both.
 
     Kolkin et al. 2019, "Style Transfer by Relaxed Optimal Transport and Self-Similarity", section 2, with these
-    differences: hypercolumns are averages over a grid of positions and not of single pixels; moments
+    differences: hypercolumns are averages over a grid of positions and not of single pixels, and no colours are among
+    their features; the palette is compared in RGB and weighs 1 whatever the content's weight; moments
     are relative to the style's; absolute values are smooth near 0; positions are part of the target, so that the loss
     is a function of the image: first-order methods are given other ones at each step.
     """
@@ -103,7 +104,9 @@ def relaxed_transport(
     return inside * (style + palette + moments)
 
 
-def _relaxed(own: Columns, others: Columns, weights: Float[Array, " positions"], cost: object) -> Scalar:
+def _relaxed(
+    own: Columns, others: Columns, weights: Float[Array, " positions"], cost: Callable[[Array], Array]
+) -> Scalar:
     """The larger of the mean costs of the way from each to the nearest of the others, and back.
 
     Whichever is nearest is constant but where two tie: so the gradient goes through the matches alone.

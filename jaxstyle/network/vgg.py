@@ -92,7 +92,10 @@ def prepare(
 
     Raises:
       KeyError: the network has no layer `deepest`.
+      ValueError: there is no such method, pooling or padding.
     """
+    if pooling not in convolution.POOLING or padding not in ("zero", "edge"):
+        raise ValueError(f"pooling {pooling!r}, padding {padding!r}: one of them there is not")
     names = list(network.convolutions)
     if deepest not in names:
         raise KeyError(deepest)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 
@@ -103,13 +104,14 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 }
 
 #: Ranges that hyperparameters must be in: (lowest, highest, words for it).
-_FRACTION = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
+_FRACTION = (0.0, float(np.nextafter(np.float32(1), np.float32(0))), "in [0, 1)")
 _POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
 _RANGES = {
     **dict.fromkeys(("b1", "b2", "b3", "rho", "decay", "momentum", "decay_rate"), _FRACTION),
     **dict.fromkeys(("learning_rate", "max_learning_rate", "max_evaluations", "cosine_steps"), _POSITIVE),
     **dict.fromkeys(("history_size", "memory_size"), (1, 1000, "from 1 to 1000")),
-    **dict.fromkeys(("sufficient_decrease", "curvature"), _FRACTION),
+    "sufficient_decrease": (math.ulp(0.0), math.nextafter(0.5, 0.0), "between 0 and 1/2"),
+    "curvature": _FRACTION,
     **dict.fromkeys(
         ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),
         (0.0, math.inf, "0 or greater"),
