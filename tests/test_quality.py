@@ -136,7 +136,7 @@ def test_where_styles_have_regions_the_distance_is_the_weighted_mean_of_theirs(
     result, first, second = (features(image) for image in (content, style, content[::-1]))
 
     def gram(maps, mask):
-        """Over positions that count by the squares of the mask, at their size: means of two rows, the last of three."""
+        """Over positions by the squares of the mask, at their size: means of two rows, the last of three if odd."""
         mask = np.float64(mask)
         while mask.shape != maps.shape[:2]:
             for _ in range(2):
