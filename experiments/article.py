@@ -77,8 +77,10 @@ def read_curves(path: pathlib.Path) -> list[article.Run]:
     """
     try:
         return article.unpack(path.read_bytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--curves={path}: no curves of the experiments: {error}") from error
+    except OSError as error:
+        raise UserError(f"--curves={path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"--curves={path}: no curves of the experiments") from error
 
 
 def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
@@ -114,7 +116,10 @@ def main() -> None:
         raise UserError(
             "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"
         )
+    record = "".join(f"--comparison={folder}\n" for folder in comparisons or ([] if curves else usual))
+    record += f"--curves={curves}\n" if curves else ""
     with workdir.claimed(directory):
+        workdir.begin(directory, record, launch.conduct().overwrite, changeable=("comparison", "curves"))
         write(directory, runs)
         for experiment in dict.fromkeys(name for name, _ in arms):
             sheet = figures.pictures([arm for name, arm in arms if name == experiment])

@@ -299,7 +299,7 @@ def positive(name: str, texts: list[str]) -> list[int]:
     Raises:
       UserError: one is none, or less than 1.
     """
-    if not all(text.isdecimal() and int(text) > 0 for text in texts):
+    if not texts or not all(text.isdecimal() and int(text) > 0 for text in texts):
         raise UserError(f"--{name}={','.join(texts)}: must be whole numbers of 1 or more")
     return [int(text) for text in texts]
 
@@ -310,7 +310,7 @@ def check(asked: Rows) -> None:
     Raises:
       UserError: a method or an optimizer that there is not, or a size that is too small.
     """
-    for method in asked.convolutions:
+    for method in asked.convolutions or [""]:
         if method not in ("auto", "direct", "winograd"):
             raise UserError(f"--convolutions={method}: must be auto, direct or winograd")
     if min(asked.sizes) < vgg.smallest_side("block5_conv1"):

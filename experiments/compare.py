@@ -128,6 +128,26 @@ def refresh(comparison: Comparison) -> None:
     report.write(directory, arms, verdicts, comparison.record)
 
 
+def check_first_pair(directory: pathlib.Path, record: str) -> None:
+    """Makes sure that the first pair is still the first, whose arms bear no pair's name.
+
+    Raises:
+      UserError: it is another.
+    """
+
+    def pairs(flags: str) -> list[str]:
+        return [line for line in flags.splitlines() if line.startswith("--pair=")]
+
+    path = directory / "run.flags"
+    before = pairs(path.read_text("utf-8", "replace")) if path.is_file() else []
+    now = pairs(record)
+    if before and now and before[0] != now[0]:
+        raise UserError(
+            f"{now[0]}: the first pair of the comparison in {directory} is {before[0].partition('=')[2]}; others "
+            "come after it, or take another --workdir"
+        )
+
+
 def compare(
     comparison: Comparison, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None
 ) -> None:
@@ -136,6 +156,8 @@ def compare(
     Drawing it is not to take more than 2.5 % of the time, be the arms ever so many and short.
     """
     directory, jobs = comparison.directory, {}
+    if not conduct.overwrite:
+        processes.first(lambda: check_first_pair(directory, comparison.record))
     workdir.begin(directory, comparison.record, conduct.overwrite, changeable=CHANGEABLE)
     if not processes.first((directory / "report.html").exists):
         refresh(comparison)

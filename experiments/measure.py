@@ -57,8 +57,14 @@ def results(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     folders = [path]
     if os.path.isdir(path) and not (path / "image.png").exists():
-        records = sorted(path.glob("arms/*/run.flags")) or sorted(path.glob("*/run.flags"))
-        folders = [record.parent for record in records] or folders
+        folders = [record.parent for record in sorted(path.glob("arms/*/run.flags"))] or [
+            arm
+            for record in sorted(path.glob("*/run.flags"))
+            if not (record.parent / "sweep.csv").exists()  # which has no pictures
+            for arm in [each.parent for each in sorted(record.parent.glob("arms/*/run.flags"))]
+            or [record.parent]
+        ]
+        folders = folders or [path]
     for folder in folders:
         for name in ("run.flags", "image.png"):
             if not os.path.isfile(folder / name):
@@ -87,6 +93,11 @@ def recorded(folder: pathlib.Path) -> Settings:
 def main() -> None:
     given, cache = settings.read(), Cache()
     found = [each for path in _RESULT.value for each in results(pathlib.Path(path))]
+    if not settings.given("content"):  # beside the picture of a run is what it was made of
+        runs = [each.parent if each.name == "image.png" else each for each in found]
+        found = [
+            run if (run / "run.flags").is_file() else each for run, each in zip(runs, found, strict=True)
+        ]
     by = yardstick.load()
     for each in found:
         if each.is_dir():

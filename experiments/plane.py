@@ -90,11 +90,11 @@ def complete(
     for pair, base in pairs.items():
         for each in arms:
             folder = directory / "arms" / f"{each} {pair}".replace(" ", "_")
-            if folder.name in rows:
-                continue
             given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
             posed = task.pose(given, cache)
             arm.complete(posed, given.optimizer, folder, cache, conduct)
+            if folder.name in rows:
+                continue
             *_, before, _ = 0, *inputs.last_steps(posed.settings.steps, len(posed.shapes))
             metrics = journal.read_metrics(folder / "metrics.csv")[before:]  # of the last scale
             seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
@@ -114,7 +114,7 @@ def complete(
 def main() -> None:
     base, texts = settings.read(optimizer=_OPTIMIZER.value), tuple(_ARM.value)
     count, where = _TEST_PAIRS.value, _WORKDIR.value
-    conduct, cache = launch.conduct(), Cache()
+    conduct, cache = launch.conduct(), Cache(launch.devices())
     for name, instead in OWN.items():
         if settings.given(name):
             raise UserError(f"--{name}: the plane has its own, by {instead}")
@@ -125,6 +125,11 @@ def main() -> None:
     directory = (
         workdir.find(launch.RUNS, "plane", record, CHANGEABLE) if where is None else pathlib.Path(where)
     )
+    arm.parse_optimizer(base)
+    for pair in pairs.values():  # so that what is of no use is told before anything is written
+        task.pose(dataclasses.replace(pair, style_loss=arms[0].style_loss), cache)
+    for each in arms:
+        task.pose(dataclasses.replace(next(iter(pairs.values())), style_loss=each.style_loss), cache)
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE)
         rows = complete(arms, pairs, directory, cache, conduct)

@@ -159,11 +159,12 @@ def _on_host(
 ) -> Compiled:
     """The programs of an optimizer that drives from the host.
 
-    Its first call compiles the evaluation; that of a run is then as fast as all others.
+    Its first calls compile, with arrays that lie where those of a run do; the run's are then as fast as all others.
     """
     shape = task.shapes[number]
-    structure = program.init(here.problem, jnp.zeros(shape), values)
+    structure = program.init(here.problem, *mesh.put_everywhere(here.grid, (jnp.zeros(shape), values)))
     structure = structure._replace(choices=_choices(task, number))
+    program.step(here.problem, structure)
 
     def begin(problem: objective.Problem, choose: Choose, *given: Any) -> training.TransferState:
         if not number:

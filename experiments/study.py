@@ -150,6 +150,20 @@ def pose(name: str, given: Settings, cache: Cache) -> task.Task:
     return cache.get(("study", name, given), lambda: task.pose(changed, cache))
 
 
+def check(plan: Plan, cache: Cache) -> None:
+    """Poses all that will be run, so that what cannot be is told before anything is written.
+
+    Raises:
+      UserError: a flag, a picture or an optimizer is of no use.
+    """
+    for problem, contestants in plan.contestants.items():
+        for given in (*plan.tuning.values(), *plan.test.values()):
+            posed = pose(problem, given, cache)
+        for contestant in contestants:
+            text = lanes.at_rate(contestant.text, 1) if contestant.tuned else contestant.text
+            arm.parse_optimizer(dataclasses.replace(posed.settings, optimizer=text))
+
+
 class Trial(NamedTuple):
     """Rates of one optimizer that are tried on a tuning pair for so many steps, in their folder."""
 
@@ -430,8 +444,10 @@ def read_curves(paths: Sequence[str]) -> study.Study:
     for path in paths:
         try:
             found.append(study.unpack(pathlib.Path(path).read_bytes()))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"--curves={path}: no curves of a study: {error}") from error
+        except OSError as error:
+            raise UserError(f"--curves={path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError) as error:
+            raise UserError(f"--curves={path}: no curves of a study") from error
     try:
         return study.merge(found)
     except ValueError as error:
@@ -457,17 +473,18 @@ def main() -> None:
         raise UserError("--launcher: with --curves nothing is run; leave it out")
     if paths:
         found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")
+        record = "".join(f"--curves={path}\n" for path in paths)
         with workdir.claimed(directory):
-            study_report.write(directory, found, "")
+            workdir.begin(directory, record, conduct.overwrite, changeable=("curves",))
+            study_report.write(directory, found, record)
     else:
         plan = make_plan(base, where, above)
         directory = plan.directory
+        check(plan, cache)
         with workdir.claimed(directory):
             workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE)
-            manifest = journal.environment(len(cache.devices))
-            journal.write_manifest(directory, manifest | {"status": "running"})
-            study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
-            journal.write_manifest(directory, manifest | {"status": "finished"})
+            with journal.told(directory, journal.environment(len(cache.devices))):
+                study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
     print(f"report: {directory / 'report.html'}")
 
 

@@ -256,7 +256,11 @@ def stylize_all(
     for name, one in each.items():
         if name not in refused:
             print(name)
-            stylize(one, directory and directory / name, request, cache)
+            try:
+                stylize(one, directory and directory / name, request, cache)
+            except UserError as error:
+                print(f"{name}: was not painted: {error}", flush=True)
+                refused[name] = error
     if refused:
         raise UserError(
             f"--content={given.content}: {len(refused)} of {len(each)} photos were not painted: "

@@ -77,10 +77,11 @@ def table(label: str, rates: list[float], rows: lanes.Rows) -> list[records.Rate
     """One optimizer's rows of `sweep.csv`."""
     found = []
     for rate, lane in zip(rates, rows.swapaxes(0, 1), strict=True):
-        finite = lane[np.isfinite(lane[:, 2])]
+        known = np.isfinite(lane[:, 2])
+        finite = lane[known] if known.any() else lane[:1]  # the start alone, if that has no finite loss
         losses = [float(str(np.float32(loss))) for loss in finite[-1, 2:]]  # few digits, the same float32
         best = finite[np.argmin(finite[:, 2])]
-        status = "finished" if len(finite) == len(lane) else "diverged"
+        status = "finished" if known.all() else "diverged"
         steps, evaluations = map(int, finite[-1, :2])
         best_total = float(str(np.float32(best[2])))
         found.append(records.Rate(label, rate, status, steps, evaluations, *losses, int(best[0]), best_total))
@@ -197,9 +198,8 @@ def main() -> None:
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
         manifest = describe(directory, posed, len(cache.devices))
         regions.write(posed.masks, directory)
-        journal.write_manifest(directory, manifest | {"status": "running"})
-        run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
-        journal.write_manifest(directory, manifest | {"status": "finished"})
+        with journal.told(directory, manifest):
+            run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
     print(f"figure: {directory / 'sensitivity.png'}")
 
 

@@ -23,6 +23,7 @@ from jaxstyle.runs import journal
 from . import launch, spoken
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/portrait-night", "Where the run to verify was written.")
+flags.declare_key_flag("devices")
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -104,7 +105,8 @@ def main() -> None:
     for each in arms or [directory]:
         command = "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8") else "stylize"
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
-        print(f"{spoken(command)} {flagfile} --workdir=OTHER")
+        devices = (journal.BEFORE | journal.read_manifest(each))["devices"]
+        print(f"{spoken(command)} {flagfile}{f' --devices={devices}' if devices > 1 else ''} --workdir=OTHER")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
         ("--sizes=a", "--sizes=a: must be whole numbers"),
         ("--convolutions=fft", "--convolutions=fft: must be auto, direct or winograd"),
         ("--batches=0", "--batches=0: must be whole numbers of 1 or more"),
+        ("--sizes=", "--sizes=: must be whole numbers of 1 or more"),
+        ("--convolutions=", "--convolutions=: must be auto, direct or winograd"),
         ("--optimizers=adam:lr=1", "adam has no 'lr'"),
         ("--vs_torch --torch_python=/nobody", "--torch_python=/nobody: cannot run PyTorch's step: "),
     ],

@@ -6,7 +6,6 @@ import narrow
 import pytest
 
 from jaxstyle.lab import plane
-from jaxstyle.runs import workdir
 
 FLAGS = (
     *("--size=32x24", "--scales=2", "--steps=4", "--test_pairs=1", "--optimizer=adam"),
@@ -54,10 +53,12 @@ def test_a_plane_has_every_arm_and_runs_nothing_again(tmp_path):
         ("--arm=gram:much", "--arm=gram:much"),
         ("--arm=gram", "--arm=gram"),
         ("--style_weight=3", "--style_weight: the plane has its own"),
+        ("--style_layer=foo", "--style_layer=foo"),
+        ("--optimizer=foo", "no optimizer 'foo'"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flag, named, tmp_path):
     done = narrow.run("experiments.plane", flag, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES="")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert named in done.stderr
-    assert not (tmp_path / "run" / workdir.LOCK).exists()
+    assert not (tmp_path / "run").exists()

@@ -436,6 +436,17 @@ def test_the_command_measures_a_picture_by_its_flags_as_a_run_by_its_record(file
     assert 0.1 < run["lpips"] < 1
 
 
+def test_a_folder_of_runs_stands_for_all_pictures_in_it(tmp_path):
+    for name in ("alone", "compare/arms/adam", "compare/arms/lbfgs", "compare", "sweep"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "run.flags").touch()
+        if name not in ("compare", "sweep"):
+            (tmp_path / name / "image.png").touch()
+    (tmp_path / "sweep/sweep.csv").touch()
+    names = ["alone", "compare/arms/adam", "compare/arms/lbfgs"]
+    assert measure.results(tmp_path) == [tmp_path / name for name in names]
+
+
 # --- palette ------------------------------------------------------------------------------------------------------
 
 

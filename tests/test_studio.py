@@ -301,6 +301,7 @@ def test_a_curve_is_thinned_out_to_its_ends(tmp_path):
 def test_runs_are_listed_the_newest_first_and_what_is_no_picture_is_not(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "sweep", flags="--size=64\n--learning_rates=1\n")
+    make_run(tmp_path / "plane", flags="--arm=gram:3\n--size=64\n")
     time.sleep(0.02)
     make_run(tmp_path / "b")
     (tmp_path / "uploads").mkdir()

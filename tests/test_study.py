@@ -83,6 +83,13 @@ def test_each_budget_has_the_runs_of_its_own_rate():
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
+def test_a_budget_at_which_no_arm_has_run_on_all_pairs_has_no_rows():
+    runs = [run("a", "A", [8, 4, 2]), run("b", "B", [8, 2, 4])]
+    field = study.field(study.Study((2, 3), (), tuple(runs)), "photo", 2)
+    for found in (study.ratios(field), study.last_ratios(field), study.costs(field, 1.5)):
+        assert found.shape == (0, 2)
+
+
 def test_losses_are_over_the_best_that_any_arm_found_for_the_pair():
     runs = [
         run("a", "A", [8, 4, 2]),
@@ -280,12 +287,25 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--curves=README.md",), "--curves=README.md"),
         (("--scales=2",), "--scales=2"),
         (("--steps=9",), "--steps: a study has its own, by --budgets"),
+        (("--style_layer=foo",), "--style_layer=foo"),
+        (("--clip", "--optimizer=scipy-lbfgs"), "--clip: scipy-lbfgs cannot"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
     done = narrow.run("experiments.study", *flags, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES="")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert named in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_page_of_curves_overwrites_no_run(tmp_path):
+    (tmp_path / "run.flags").write_text("--size=64\n")
+    (tmp_path / "report.html").write_text("mine")
+    curves = narrow.ROOT / "docs/optimizers/curves-768.npz"
+    done = narrow.run("experiments.study", f"--curves={curves}", f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert "a run of other flags is there" in done.stderr
+    assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):

@@ -485,6 +485,13 @@ def test_a_folder_of_photos_makes_a_picture_of_each(folder, stylize):
     assert results(workdir / "b.jpg") == results(alone)
     status, output, _ = stylize(f"--content={photos}/*.png", *flags, f"--workdir={workdir}")
     assert (status, output.count("finished before")) == (0, 1)
+    shutil.copy(folder / "style.png", photos / "a.png")
+    shutil.copy(folder / "content.png", photos / "c.png")
+    status, output, errors = stylize(f"--content={photos}", *flags, f"--workdir={workdir}")
+    assert (status, output.count("finished before")) == (2, 1)
+    assert "1 of 3 photos were not painted" in errors
+    assert "changed since the run there ended" in errors
+    assert (workdir / "c.png" / "image.png").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "scipy-lbfgs"])

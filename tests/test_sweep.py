@@ -1,6 +1,7 @@
 """The sweep command: many rates in one program, each as if it ran alone, and what it says of the best."""
 
 import csv
+import json
 import resource
 import signal
 import subprocess
@@ -97,9 +98,20 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_one_that_was_not(flags, tmp_pa
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130, process.stderr.read()
     assert not (tmp_path / "a/sweep.csv").exists()
+    assert json.loads((tmp_path / "a/manifest.json").read_text())["status"] == "interrupted"
     for name in ("a", "b"):
         narrow.run("experiments.sweep", *flags, f"--workdir={tmp_path / name}", check=True)
     assert (tmp_path / "a/curves.csv").read_text() == (tmp_path / "b/curves.csv").read_text()
+
+
+def test_a_start_without_a_finite_loss_is_a_rate_that_diverged(flags, tmp_path):
+    huge = "--total=product", "--init=noise", "--content_weight=1e25", "--style_weight=1e25"
+    done = narrow.run("experiments.sweep", *flags, *huge, "--learning_rates=1", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "every learning rate diverged" in done.stdout
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["status"], row["steps"], row["final_total"]) == ("diverged", "0", "inf")
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(flags, tmp_path):

@@ -244,8 +244,8 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
                     transform=axes.get_xaxis_transform(),
                 )
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
-    low, high = (bound(rate.final_total for rate in rates) for bound in (min, max))
-    axes.set_ylim(low / 1.3, 1.3 * min(high, 100 * low))
+    totals = [rate.final_total for rate in rates if np.isfinite(rate.final_total)] or [1.0]
+    axes.set_ylim(min(totals) / 1.3, 1.3 * min(max(totals), 100 * min(totals)))
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     note = "broad: within 10 %\nof the best\ncross: diverged"

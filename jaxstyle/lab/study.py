@@ -159,14 +159,23 @@ def field(study: Study, problem: str, budget: int) -> Field:
     return Field(problem, budget, tuple(arms), pairs, tuple(rows), np.array(known))
 
 
+def _by_pair(rows: Sequence[Sequence[float]], field: Field) -> Float[np.ndarray, "arms pairs"]:
+    """The rows as an array, of arms that may be none yet."""
+    return np.reshape(np.array(rows, float), (len(field.arms), len(field.pairs)))
+
+
 def ratios(field: Field) -> Float[np.ndarray, "arms pairs"]:
     """The best loss within the budget over the best known."""
-    return np.array([[best_within(run, field.budget) for run in row] for row in field.runs]) / field.known
+    return (
+        _by_pair([[best_within(run, field.budget) for run in row] for row in field.runs], field) / field.known
+    )
 
 
 def last_ratios(field: Field) -> Float[np.ndarray, "arms pairs"]:
     """The last loss within the budget over the best known."""
-    return np.array([[last_within(run, field.budget) for run in row] for row in field.runs]) / field.known
+    return (
+        _by_pair([[last_within(run, field.budget) for run in row] for row in field.runs], field) / field.known
+    )
 
 
 def costs(field: Field, target: float) -> Float[np.ndarray, "arms pairs"]:
@@ -175,7 +184,8 @@ def costs(field: Field, target: float) -> Float[np.ndarray, "arms pairs"]:
         [evaluations_to(run, target * known) for run, known in zip(row, field.known, strict=True)]
         for row in field.runs
     ]
-    return np.where(np.array(found) <= field.budget, found, np.inf)
+    found = _by_pair(found, field)
+    return np.where(found <= field.budget, found, np.inf)
 
 
 class Interval(NamedTuple):

@@ -10,7 +10,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -21,6 +21,7 @@ from jaxstyle import machine
 from jaxstyle.errors import UserError
 from jaxstyle.files import write_atomically
 from jaxstyle.runs import processes
+from jaxstyle.runs.signals import Interrupted
 
 COLUMNS = ("step", "evaluations", "seconds", "total", "content", "style", "tv")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "scipy", "pillow")
@@ -71,6 +72,18 @@ def write_manifest(directory: pathlib.Path, manifest: Mapping[str, Any]) -> None
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     # A file name that is not Unicode has lone surrogates; what takes their place is JSON for the same.
     write_atomically(directory / "manifest.json", text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def told(directory: pathlib.Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Has the manifest say that what is done meanwhile is running, and how it ended unless it failed."""
+    write_manifest(directory, {**manifest, "status": "running"})
+    try:
+        yield
+    except Interrupted:
+        write_manifest(directory, {**manifest, "status": "interrupted"})
+        raise
+    write_manifest(directory, {**manifest, "status": "finished"})
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:

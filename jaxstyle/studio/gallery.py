@@ -49,11 +49,12 @@ def names(folder: pathlib.Path) -> list[str]:
     """The runs of pictures and comparisons in a folder, the newest first."""
     found = []
     for directory in folder.glob("*/"):
-        if (
-            _is_run(directory)
-            and "--learning_rates=" not in (text := record(directory))
-            and "--size=" in text
-        ):
+        given = (
+            {line.partition("=")[0] for line in record(directory).splitlines()}
+            if _is_run(directory)
+            else set()
+        )
+        if "--size" in given and not given & {"--learning_rates", "--arm"}:
             found.append(((directory / "run.flags").stat().st_mtime, directory.name))
     return [name for _, name in sorted(found, reverse=True)]
 
