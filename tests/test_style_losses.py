@@ -528,3 +528,26 @@ def test_losses_are_mapped_over_images_and_do_not_grow_with_the_picture(name):
     # Each position 4 times, and with it each patch's neighbours: roughly the same distribution.
     larger = loss.loss(jnp.repeat(jnp.repeat(images[0], 2, 0), 2, 1), None, target)
     np.testing.assert_allclose(larger, apart[0], rtol=0.3 if name == "mrf" else 0.1)
+
+
+def test_vmapped_bures_distances_of_several_layers_end_and_are_those_of_single_ones():
+    """Batches of LAPACK's kernels, of as many layers at once as XLA has threads, wait for each other for ever."""
+    rng = np.random.default_rng(0)
+
+    def covariance(lanes, channels):
+        factors = rng.normal(size=(lanes, channels, channels)).astype(np.float32)
+        return jnp.asarray(factors @ factors.transpose(0, 2, 1) / channels)
+
+    firsts = [covariance(3, channels) for channels in (128, 256, 256, 256, 256)]
+    seconds = [covariance(1, each.shape[1])[0] for each in firsts]
+    total = jax.value_and_grad(
+        lambda layers: sum(map(wasserstein.squared_bures, layers, seconds)),
+    )
+    many, one = jax.jit(jax.vmap(total)), jax.jit(total)
+    for _ in range(3):
+        totals, gradients = jax.block_until_ready(many(firsts))
+    for lane in range(3):
+        alone, slopes = one([each[lane] for each in firsts])
+        np.testing.assert_allclose(totals[lane], alone, rtol=1e-6)
+        for found, expected in zip(gradients, slopes, strict=True):
+            np.testing.assert_allclose(found[lane], expected, atol=1e-5 * np.abs(expected).max())

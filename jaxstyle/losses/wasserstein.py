@@ -1,7 +1,8 @@
 """The Wasserstein distance of Gaussians: mean and covariance of features."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,32 @@ def squared_bures(first: Gram, second: Gram) -> Scalar:
     return _bures_forward(first, second)[0]
 
 
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of matrices that, vmapped, takes them one after another on a CPU.
+
+    There LAPACK's kernels share a batch out to XLA's threads and wait for them: if as many kernels run as there are
+    threads, as those of several layers do, they wait for ever.
+    """
+    alone = jax.custom_batching.custom_vmap(function)
+
+    @alone.def_vmap
+    def rule(size: int, batched: Sequence[bool], *matrices: Any) -> tuple[Any, Any]:
+        def spread(matrix: Any, has: Any) -> Any:
+            return jax.tree.map(
+                lambda x, own: x if own else jnp.broadcast_to(x, (size, *x.shape)), matrix, has
+            )
+
+        found = jax.lax.platform_dependent(
+            *map(spread, matrices, batched),
+            cpu=lambda *each: jax.lax.map(lambda one: function(*one), each),
+            default=jax.vmap(function),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return alone
+
+
+@_one_by_one
 def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram, Gram]]:
     (lower, trace), (target, target_trace) = factor(first), factor(second)
     # A factor's norm is √tr, its least singular value √(`BLUR` · tr) or more.
@@ -114,6 +141,7 @@ def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram,
     return jnp.sum((lower @ rotation - target) ** 2), (lower, target, rotation)
 
 
+@_one_by_one
 def _bures_backward(factors: tuple[Gram, Gram, Gram], gradient: Scalar) -> tuple[Gram, Gram]:
     lower, target, rotation = factors
     slopes = _bures_slope(lower, target, rotation), _bures_slope(target, lower, rotation.T)
