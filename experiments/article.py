@@ -106,7 +106,8 @@ def gather(folders: Iterable[str]) -> list[tuple[str, records.Arm]]:
 def main() -> None:
     comparisons, curves, directory = _COMPARISON.value, _CURVES.value, pathlib.Path(_WORKDIR.value)
     usual = [str(launch.RUNS / name) for name in claims.EXPERIMENTS if (launch.RUNS / name).is_dir()]
-    arms = gather(comparisons or ([] if curves else usual))
+    taken = comparisons or ([] if curves else usual)
+    arms = gather(taken)
     runs = read_curves(pathlib.Path(curves)) if curves else []
     try:
         runs = article.joined(runs, [article.run_of(*each) for each in arms])
@@ -116,7 +117,7 @@ def main() -> None:
         raise UserError(
             "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"
         )
-    record = "".join(f"--comparison={folder}\n" for folder in comparisons or ([] if curves else usual))
+    record = "".join(f"--comparison={folder}\n" for folder in taken)
     record += f"--curves={curves}\n" if curves else ""
     with workdir.claimed(directory):
         workdir.begin(directory, record, launch.conduct().overwrite, changeable=("comparison", "curves"))

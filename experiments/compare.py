@@ -134,13 +134,9 @@ def check_first_pair(directory: pathlib.Path, record: str) -> None:
     Raises:
       UserError: it is another.
     """
-
-    def pairs(flags: str) -> list[str]:
-        return [line for line in flags.splitlines() if line.startswith("--pair=")]
-
     path = directory / "run.flags"
-    before = pairs(path.read_text("utf-8", "replace")) if path.is_file() else []
-    now = pairs(record)
+    there = path.read_text("utf-8", "replace") if path.is_file() else ""
+    before, now = (workdir.by_name(flags).get("pair") for flags in (there, record))
     if before and now and before[0] != now[0]:
         raise UserError(
             f"{now[0]}: the first pair of the comparison in {directory} is {before[0].partition('=')[2]}; others "

@@ -47,6 +47,10 @@ for _name in (
     flags.declare_key_flag(_name)
 
 
+def _arms(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [record.parent for record in sorted(folder.glob("arms/*/run.flags"))]
+
+
 def results(path: pathlib.Path) -> list[pathlib.Path]:
     """The pictures and the folders of ended runs that a result stands for.
 
@@ -57,14 +61,9 @@ def results(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     folders = [path]
     if os.path.isdir(path) and not (path / "image.png").exists():
-        folders = [record.parent for record in sorted(path.glob("arms/*/run.flags"))] or [
-            arm
-            for record in sorted(path.glob("*/run.flags"))
-            if not (record.parent / "sweep.csv").exists()  # which has no pictures
-            for arm in [each.parent for each in sorted(record.parent.glob("arms/*/run.flags"))]
-            or [record.parent]
-        ]
-        folders = folders or [path]
+        runs = [record.parent for record in sorted(path.glob("*/run.flags"))]
+        pictured = [run for run in runs if not (run / "sweep.csv").exists()]
+        folders = _arms(path) or [each for run in pictured for each in _arms(run) or [run]] or folders
     for folder in folders:
         for name in ("run.flags", "image.png"):
             if not os.path.isfile(folder / name):

@@ -131,13 +131,13 @@ def parse_contestant(text: str, given: Settings) -> Contestant:
     """An optimizer of the flags; one that wants a learning rate and is given none is tuned.
 
     Raises:
-      UserError: see `catalogue.parse`.
+      UserError: see `arm.parse_optimizer`.
     """
     name, _, rest = text.partition("@")[0].partition(":")
     names = [item.partition("=")[0].strip() for item in rest.split(",")]
     if "learning_rate" in names or not catalogue.has_learning_rate(name):
-        return Contestant(text, catalogue.parse(text, given.loss, given.parametrization), False)
-    spec = catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
+        return Contestant(text, arm.parse_optimizer(dataclasses.replace(given, optimizer=text)), False)
+    spec = arm.parse_optimizer(dataclasses.replace(given, optimizer=lanes.at_rate(text, 1)))
     return Contestant(text, spec, True)
 
 
@@ -154,14 +154,11 @@ def check(plan: Plan, cache: Cache) -> None:
     """Poses all that will be run, so that what cannot be is told before anything is written.
 
     Raises:
-      UserError: a flag, a picture or an optimizer is of no use.
+      UserError: a flag or a picture is of no use.
     """
-    for problem, contestants in plan.contestants.items():
+    for problem in plan.contestants:
         for given in (*plan.tuning.values(), *plan.test.values()):
-            posed = pose(problem, given, cache)
-        for contestant in contestants:
-            text = lanes.at_rate(contestant.text, 1) if contestant.tuned else contestant.text
-            arm.parse_optimizer(dataclasses.replace(posed.settings, optimizer=text))
+            pose(problem, given, cache)
 
 
 class Trial(NamedTuple):

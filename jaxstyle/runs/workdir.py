@@ -224,7 +224,7 @@ def _delete(directory: pathlib.Path) -> None:
 
 def differing(before: str, now: str) -> set[str]:
     """The names of the flags in which two `run.flags` differ."""
-    there, here = _by_name(before), _by_name(now)
+    there, here = by_name(before), by_name(now)
     return {name for name in there | here if there.get(name) != here.get(name)}
 
 
@@ -237,7 +237,7 @@ def _changed(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str
     return [str(name) for name in shared if before[name]["sha256"] != now[name]["sha256"]]
 
 
-def _by_name(flags: str) -> dict[str, list[str]]:
+def by_name(flags: str) -> dict[str, list[str]]:
     """The lines of a `run.flags` by the name of their flag."""
     found: dict[str, list[str]] = {}
     for line in flags.splitlines():

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxstyle.errors import UserError
 from jaxstyle.lab import records
-from jaxstyle.runs import journal
+from jaxstyle.runs import journal, workdir
 
 #: Points of a curve.
 POINTS = 300
@@ -49,12 +49,8 @@ def names(folder: pathlib.Path) -> list[str]:
     """The runs of pictures and comparisons in a folder, the newest first."""
     found = []
     for directory in folder.glob("*/"):
-        given = (
-            {line.partition("=")[0] for line in record(directory).splitlines()}
-            if _is_run(directory)
-            else set()
-        )
-        if "--size" in given and not given & {"--learning_rates", "--arm"}:
+        given = workdir.by_name(record(directory)) if _is_run(directory) else {}
+        if "size" in given and not given.keys() & {"learning_rates", "arm"}:
             found.append(((directory / "run.flags").stat().st_mtime, directory.name))
     return [name for _, name in sorted(found, reverse=True)]
 
