@@ -92,10 +92,11 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
         return objective.regions(form, list(weighting.style), network, [objective.Style(style)], None, read)
 
     pose = convolution.jit(functools.partial(objective.pose, form, read=read))
-    problem = pose(direct, content, [], weighting)
-    return problem._replace(
-        network=vgg.prepare(network, deepest, method), regions=targets(direct, style)
-    ), image
+    problem = pose(direct, content, [], weighting)._replace(network=None, regions=targets(direct, style))
+    del direct
+    jax.block_until_ready(problem)
+    memory.give_back()
+    return problem._replace(network=vgg.prepare(network, deepest, method)), image
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:

@@ -12,6 +12,11 @@ from jaxstyle.runs import processes
 REST = 40
 
 
+#: Parts of a call's time, and seconds at most, that the process rests after it. XLA frees what a call held in between
+#: some time after its results are there; the next call, begun before, takes as much memory beside it.
+LET_GO, LONGEST = 1 / 200, 0.002
+
+
 class Stopwatch:
     """`seconds` spent in the calls that it makes, until the device has done them."""
 
@@ -21,7 +26,9 @@ class Stopwatch:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         begun = time.perf_counter()
         value = jax.block_until_ready(function(*arguments))
-        self.seconds += time.perf_counter() - begun
+        spent = time.perf_counter() - begun
+        self.seconds += spent
+        time.sleep(min(LET_GO * spent, LONGEST))
         return value
 
 
