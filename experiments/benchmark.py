@@ -34,6 +34,7 @@ from jaxstyle.losses import objective, recipes, strips, terms
 from jaxstyle.network import convolution, vgg
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory
+from jaxstyle.runs.clocks import Stopwatch
 
 from . import launch, settings
 
@@ -103,9 +104,9 @@ def timed(call: Callable[[], Any], repeats: int) -> list[float]:
     """Seconds of each of `repeats` calls until their result is there, after two to warm up."""
     seconds = []
     for _ in range(repeats + 2):
-        begun = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - begun)
+        stopwatch = Stopwatch()
+        stopwatch.call(call)
+        seconds.append(stopwatch.seconds)
     return seconds[2:]
 
 
