@@ -101,10 +101,11 @@ def _compiled(posed: task.Task, spec: catalogue.Spec, count: int, grid: Mesh, li
     static = here.form, spec.name, spec.static, posed.settings.clip
     program = training.program(*static)
     given = posed.start, hyperparameters(spec, posed.settings.seed, [1.0] * count)
+    over = functools.partial(jax.vmap, spmd_axis_name="lanes")
     functions = programs.Functions(
-        unseen=jax.vmap(program.unseen, (None, 0)),
-        step=jax.vmap(program.step, (None, 0)),
-        settle=lambda seen, *_: jax.vmap(program.settle)(seen),
+        unseen=over(program.unseen, (None, 0)),
+        step=over(program.step, (None, 0)),
+        settle=lambda seen, *_: over(program.settle)(seen),
     )
     states = mesh.states(grid, jax.eval_shape(functions.unseen, *given), lanes=True)
     lie, key = mesh.everywhere(grid, given), ("lanes", static, grid, signature((here.problem, given)))

@@ -5,6 +5,7 @@
 
 The devices are virtual ones of this CPU. With `--steps` so many are made as well, from noise, and a row tells how far
 the first gradient and the last image are from those of the first number of devices, relative to their largest value.
+`--lanes=N` is a sweep's step, of N learning rates at once.
 `--narrow` takes a network of few channels, whose programs compile in seconds.
 """
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from narrow import network
 
-from experiments import benchmark, programs
+from experiments import benchmark, lanes, programs
 from experiments.cache import Cache
 from experiments.settings import Settings
 from experiments.task import Task
@@ -67,20 +68,45 @@ def pose(narrow: bool, height: int, width: int, method: str) -> objective.Proble
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)._replace(network=prepared)
 
 
-def measure(problem: objective.Problem, shape: tuple, spec: catalogue.Spec, devices: int, steps: int) -> dict:
+def sizes(devices: int, step: jax.stages.Compiled) -> dict:
+    """What a compiled step tells of itself."""
+    held = step.memory_analysis()
+    return {
+        "devices": devices,
+        "temporary_bytes": held.temp_size_in_bytes,
+        "argument_bytes": held.argument_size_in_bytes,
+        "collectives": collectives(step.as_text()),
+    }
+
+
+def task_of(problem: objective.Problem, shape: tuple) -> Task:
     start = jax.random.uniform(jax.random.key(1), shape, maxval=255.0)
     posed = {"problem": lambda _: problem, "choices": lambda *_: (), "start": start}
-    task = Task(Settings(), objective.GATYS, [shape], finish=np.asarray, facts={}, **posed)
+    return Task(Settings(steps=0), objective.GATYS, [shape], finish=np.asarray, facts={}, **posed)
+
+
+def measure_lanes(task: Task, spec: catalogue.Spec, count: int, devices: int, steps: int) -> dict:
+    """The row of a sweep's step at so many rates, from 1 on, each twice that before."""
+    ready = lanes.compile_(task, spec, count, jax.devices()[:devices], fewer=False)
+    row = sizes(devices, ready.step)
+    if steps:
+        problem = programs.place(task, 0, ready.grid).problem
+        values = lanes.hyperparameters(spec, 0, [2.0**k for k in range(ready.count)])
+        state, _ = lanes.begin(task, ready, problem, values)
+        gradient = ready.states.fetch(state).iterate.evaluation.gradient
+        for _ in range(steps):
+            state, metrics = ready.step(problem, state)
+        images = ready.states.fetch(state).iterate.image
+        row |= {"total": float(metrics.total[0]), "image": images, "first": gradient}
+    return row
+
+
+def measure(task: Task, spec: catalogue.Spec, devices: int, steps: int) -> dict:
     here = programs.place(task, 0, mesh.grid(jax.devices()[:devices]))
     ready = programs.compiled(task, spec, 0, Cache(), here)
-    sizes = ready.step.memory_analysis()
-    row = {
-        "devices": devices,
-        "temporary_bytes": sizes.temp_size_in_bytes,
-        "argument_bytes": sizes.argument_size_in_bytes,
-        "collectives": collectives(ready.step.as_text()),
-    }
+    row = sizes(devices, ready.step)
     if steps:
+        start = task.start
         first = mesh.put_everywhere(here.grid, (start, programs.hyperparameters(spec, 0)))
         state = ready.begin(here.problem, lambda image: (), *first)
         gradient = ready.moves[1](state).iterate.evaluation.gradient
@@ -97,6 +123,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--convolution", default="direct")
     parser.add_argument("--narrow", action="store_true")
+    parser.add_argument("--lanes", type=int, default=0)
     parser.add_argument("--steps", type=int, default=0)
     asked = parser.parse_args()
     counts = [int(text) for text in asked.devices.split(",")]
@@ -104,9 +131,13 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     width, height = map(int, asked.size.split("x"))
     problem, spec = pose(asked.narrow, height, width, asked.convolution), catalogue.parse(asked.optimizer)
+    task = task_of(problem, (height, width, 3))
     whole = None
     for count in counts:
-        row = measure(problem, (height, width, 3), spec, count, asked.steps)
+        if asked.lanes:
+            row = measure_lanes(task, spec, asked.lanes, count, asked.steps)
+        else:
+            row = measure(task, spec, count, asked.steps)
         if asked.steps:
             whole = whole or dict(row)
             for name in ("first", "image"):

@@ -30,6 +30,7 @@ def spread(*arguments):
         ("40x320", "lbfgs", set()),
         ("37x301", "lbfgs", set()),
         ("37x301", "nonlinear-cg", set()),
+        ("37x301", "optax-lbfgs", set()),
         ("37x301", "lbfgs@fourier", {"all-to-all"}),
         ("37x301", "lbfgs:scaling=spectral", {"all-to-all"}),
     ],
@@ -57,6 +58,22 @@ def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
         assert four["temporary_bytes"] < 0.45 * one["temporary_bytes"]
     assert four["first"] < 1e-5
     assert four["image"] < 2e-3  # Adam divides gradients by their sizes, those that are all rounding too
+    assert four["total"] == pytest.approx(one["total"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "moved"), [(2, {"collective-permute", "all-reduce", "all-to-all"}), (8, set())]
+)
+def test_lanes_of_a_sweep_gather_no_images(lanes, moved):
+    """Two have two devices each, for rows of 301; of eight each device has two, and all that it needs."""
+    one, four = spread("--size=37x301", "--optimizer=adam@fourier", f"--lanes={lanes}", "--steps=1")
+    # What a step records is everywhere.
+    assert four["collectives"].pop("all-gather")["largest"] <= 4 * lanes
+    assert set(four["collectives"]) == moved
+    assert four["argument_bytes"] < 0.35 * one["argument_bytes"]
+    assert four["temporary_bytes"] < 0.5 * one["temporary_bytes"]
+    assert four["first"] < 5e-5
+    assert four["image"] < 2e-3
     assert four["total"] == pytest.approx(one["total"], rel=1e-4)
 
 

@@ -16,6 +16,8 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Complex, Float
 
+from jaxstyle.optimizers.base import parts
+
 Image = Float[Array, "height width colours"]
 
 #: Lines in a multiple of so many leave each of 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 threads a multiple of 16.
@@ -26,8 +28,8 @@ _ROWS, _COLUMNS = PartitionSpec("rows"), PartitionSpec(None, "rows")
 
 def multiply(image: Image, factors: Float[Array, "#colours half height"]) -> Image:
     """F⁻¹ of the factors times F of an image."""
-    if (parts := _parts()) > 1:
-        return _multiply_in_parts(image, factors, parts).astype(image.dtype)
+    if count := parts():
+        return _multiply_in_parts(image, factors, count).astype(image.dtype)
     by_column = _by_column(_by_row(image)) * factors
     by_row = _lines(jnp.fft.ifft, by_column).transpose(0, 2, 1)
     return _inverse(by_row, image.shape[1]).astype(image.dtype)
@@ -42,7 +44,7 @@ def powers(image: Image, positions: Float[Array, "half height"], bands: int) -> 
         proportion to how near they are.
       bands: their number.
     """
-    (height, width, _), parts = image.shape, _parts()
+    (height, width, _), count = image.shape, parts()
     standing = _standing(width).astype(np.float32)[:, None]
 
     def add(by_column: Complex[Array, "colours part height"], positions: Array, standing: Array) -> Array:
@@ -52,9 +54,9 @@ def powers(image: Image, positions: Float[Array, "half height"], bands: int) -> 
         )
         return jnp.sum(power[:, None] * share[None], (2, 3))
 
-    if parts == 1:
+    if not count:
         return add(_by_column(_by_row(image)), positions, standing)
-    rows, cut = _missing(image.shape, parts)
+    rows, cut = _missing(image.shape, count)
 
     def add_part(image: Image, positions: Array, standing: Array) -> Array:
         return jax.lax.psum(add(_scattered(image, height, cut), positions, standing), "rows")
@@ -62,11 +64,6 @@ def powers(image: Image, positions: Float[Array, "half height"], bands: int) -> 
     apart = jax.shard_map(add_part, in_specs=(_ROWS, _ROWS, _ROWS), out_specs=PartitionSpec())
     plane = cut, (0, 0)
     return apart(jnp.pad(image, (rows, (0, 0), (0, 0))), jnp.pad(positions, plane), jnp.pad(standing, plane))
-
-
-def _parts() -> int:
-    """On how many devices the rows of images lie."""
-    return jax.sharding.get_abstract_mesh().shape.get("rows", 1)
 
 
 def _standing(width: int) -> Float[np.ndarray, " half"]:
@@ -101,10 +98,10 @@ def _lines(transform: Callable[[Array], Array], lines: Array) -> Array:
     return transform(flat)[: lines.size // lines.shape[-1]].reshape(*lines.shape[:-1], -1)
 
 
-def _missing(shape: tuple[int, ...], parts: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _missing(shape: tuple[int, ...], count: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """What rows and columns of F want until they divide, to pad with: zeros, cut off before they are transformed."""
     height, width, _ = shape
-    return (0, -height % parts), (0, -(width // 2 + 1) % parts)
+    return (0, -height % count), (0, -(width // 2 + 1) % count)
 
 
 def _scattered(image: Image, height: int, cut: tuple[int, int]) -> Complex[Array, "colours part height"]:
@@ -114,9 +111,9 @@ def _scattered(image: Image, height: int, cut: tuple[int, int]) -> Complex[Array
     return _lines(jnp.fft.fft, by_column)
 
 
-def _multiply_in_parts(image: Image, factors: Float[Array, "#colours half height"], parts: int) -> Image:
+def _multiply_in_parts(image: Image, factors: Float[Array, "#colours half height"], count: int) -> Image:
     """`multiply` of an image whose rows lie on several devices; XLA would give each the whole image."""
-    (height, width, _), half, (rows, cut) = image.shape, factors.shape[1], _missing(image.shape, parts)
+    (height, width, _), half, (rows, cut) = image.shape, factors.shape[1], _missing(image.shape, count)
 
     def part(image: Image, factors: Float[Array, "#colours part height"]) -> Image:
         by_row = _lines(jnp.fft.ifft, _scattered(image, height, cut) * factors).transpose(0, 2, 1)

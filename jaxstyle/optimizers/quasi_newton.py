@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Int
 
 from jaxstyle.optimizers import spectral
-from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
+from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner, parts
 from jaxstyle.optimizers.line_search import Search, wolfe
 
 #: Root mean square, in pixel levels, of the first move along a direction whose length means nothing.
@@ -262,6 +262,21 @@ def nonlinear_cg(
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
 
+def _with_rows(tree: Any) -> Any:
+    """Images and histories with empty rows until they divide by the devices: XLA gathers what is flattened else."""
+
+    def pad(leaf: Array) -> Array:
+        rows = (0, -leaf.shape[-3] % (parts() or 1)) if leaf.ndim >= 3 else None
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 3) + [rows, (0, 0), (0, 0)]) if rows else leaf
+
+    return jax.tree.map(pad, tree)
+
+
+def _without_rows(tree: Any, height: int) -> Any:
+    """What `_with_rows` was given."""
+    return jax.tree.map(lambda leaf: leaf[..., :height, :, :] if leaf.ndim >= 3 else leaf, tree)
+
+
 def optax_lbfgs(
     memory_size: int = 10,
     max_evaluations: int = 20,
@@ -281,7 +296,8 @@ def optax_lbfgs(
         return direction.init(iterate.image)
 
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
-        updates, memory = direction.update(iterate.evaluation.gradient, memory, iterate.image)
+        given = iterate.evaluation.gradient, memory, iterate.image
+        updates, memory = _without_rows(direction.update(*_with_rows(given)), len(iterate.image))
         found = search(visit, iterate, updates, jnp.where(fresh, _unscaled(updates), 1.0))
         return found, _or_empty(found, memory, init)
 

@@ -33,8 +33,7 @@ def grid(devices: Sequence[jax.Device], lanes: int = 1) -> Mesh:
 
 def told(mesh: Mesh) -> contextlib.AbstractContextManager:
     """Where programs are traced for a mesh: what XLA would gather from its rows knows of them (`parametrization`)."""
-    rows_alone = mesh.shape["rows"] > 1 == mesh.shape["lanes"]
-    return jax.set_mesh(mesh) if rows_alone else contextlib.nullcontext()
+    return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:
