@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +113,14 @@ def judge(experiment: str, against: str | None, arms: list[records.Arm]) -> list
     others = [each for folder in folders if (each := records.read_arm(folder, folder.name))]
     runs, before = ([article.run_of(experiment, each) for each in some] for some in (arms, others))
     return [article.row(verdict) for verdict in article.judge(experiment, runs, before)]
+
+
+@processes.alone
+def tell_missing(others: Sequence[tuple[str, str | None]]) -> None:
+    """Says which comparisons are not there, of flags and folders; what there would be of them is done without."""
+    for flag, folder in others:
+        if folder and not pathlib.Path(folder, "arms").is_dir():
+            print(f"--{flag}={folder}: no comparison is there; this one goes on without", file=sys.stderr)
 
 
 @processes.alone
@@ -216,6 +225,7 @@ def main() -> None:
     record = settings.record(base, **above, **given, prefix_of=prefixes)
     name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
     directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
+    tell_missing([("against", against), *(("prefix_of", each) for each in prefixes)])
     with workdir.claimed(directory):
         asked = Comparison(directory, found, specs, experiment, against, prefixes, record)
         compare(asked, cache, conduct, launcher)

@@ -20,7 +20,7 @@ from jaxstyle.losses import objective
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import memory, mesh, workdir
 from jaxstyle.runs.checkpoints import Checkpoints
-from jaxstyle.runs.clocks import Pace
+from jaxstyle.runs.clocks import Pace, Stopwatch
 from jaxstyle.runs.signals import Interrupted, interruptible
 
 from . import programs, task
@@ -153,12 +153,12 @@ def run(
             state, rows = lanes.states.put(restored[0]), restored[1]
         else:
             state, rows = begin(posed, lanes, problem, values)
-        step, pace = int(state.step[0]), Pace(checkpoint_seconds)
+        step, pace, watch = int(state.step[0]), Pace(checkpoint_seconds), Stopwatch()
         while step < steps and not np.all(state.diverged):
             if signals:
                 keep(step, state, rows)
                 raise Interrupted(signals[0])
-            state, metrics = lanes.step(problem, state)
+            state, metrics = watch.call(lanes.step, problem, state)
             step += 1
             rows[step] = np.where(np.asarray(metrics.diverged)[:, None], np.nan, np.stack(metrics[:6], -1))
             show(step, rows[: step + 1])

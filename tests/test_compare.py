@@ -230,5 +230,7 @@ def test_an_arm_of_the_same_flags_is_taken_over_whole(study, tmp_path):
         assert (here / name).read_bytes() == (there / name).read_bytes()
     manifests = [json.loads((each / "manifest.json").read_text()) for each in (here, there)]
     assert manifests[0] == manifests[1] | {"prefix_of": str(there)}
-    other = start(*flags, "--seed=1", f"--workdir={tmp_path / 'other'}", f"--prefix_of={first}")
+    none = f"--against={tmp_path / 'none'}"
+    other = start(*flags, "--seed=1", f"--workdir={tmp_path / 'other'}", f"--prefix_of={first}", none)
     assert "another comparison" not in other.stdout
+    assert other.stderr == f"{none}: no comparison is there; this one goes on without\n"

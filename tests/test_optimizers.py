@@ -451,6 +451,7 @@ def test_an_optax_alias_is_optaxs_own_step():
         ("adam:b1=1", r"b1 must be in \[0, 1\)"),
         ("adam:nesterov=maybe", "nesterov must be true or false"),
         ("lbfgs:history_size=0", "history_size must be from 1 to 1000"),
+        ("lbfgs:curvature=0.0001", "curvature must be greater than sufficient_decrease"),
         ("lbfgs:history_size=2.5", "history_size must be a whole number"),
         ("lbfgs:scaling=diagonal", "scaling must be scalar or spectral"),
         ("nonlinear-cg:method=newton", "method must be polak-ribiere or"),

@@ -183,6 +183,10 @@ def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> S
     for key in parameters:
         if key not in values:
             raise UserError(f"--optimizer={text}: {name} needs a {key}, as in {name}:{key}=0.1")
+    if values.get("curvature", 1) <= values.get("sufficient_decrease", 0):
+        raise UserError(
+            f"--optimizer={text}: curvature must be greater than sufficient_decrease, as in 0.9 and 1e-4"
+        )
     values = {key: value for key, value in values.items() if value is not None}
     static = {k: v for k, v in values.items() if isinstance(v, bool | int | str)}
     variables = given if at else variables or suits(name, loss)
