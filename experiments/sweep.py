@@ -46,6 +46,9 @@ _LAUNCHER, _JOBS, _SBATCH = cluster.define_flags()
 flags.adopt_module_key_flags(launch)
 flags.adopt_module_key_flags(cluster)
 
+#: Flags of a run that say what pictures it leaves.
+OF_PICTURES = ("keep", "save_every", "bits")
+
 
 def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
     """The optimizer of a text that leaves the learning rate open.
@@ -190,6 +193,9 @@ def main() -> None:
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
         raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
+    for name in OF_PICTURES:
+        if getattr(given, name) != getattr(Settings(), name):
+            raise UserError(f"--{name}={getattr(given, name)}: a sweep leaves no pictures; leave it out")
     posed = task.pose(dataclasses.replace(given, scales=1, steps=given.steps or inputs.STEPS), cache)
     record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
     name = f"sweep-{inputs.run_name(given)}"

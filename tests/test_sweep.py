@@ -165,6 +165,14 @@ def test_a_sweep_of_another_photo_is_refused_by_its_name(flags, tmp_path):
     assert f"{photo} changed since" in done.stderr
 
 
+@pytest.mark.parametrize("flag", ["--keep=best", "--save_every=2", "--bits=16"])
+def test_a_sweep_leaves_no_pictures(flag, tmp_path):
+    done = narrow.run("experiments.sweep", flag, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr == f"sweep: {flag}: a sweep leaves no pictures; leave it out\n"
+    assert not (tmp_path / "run").exists()
+
+
 def rates(*ends):
     """Rates 1, 10, 100 … with their final losses; None is one that diverged."""
     return [
