@@ -85,7 +85,7 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
     content, style, image = jax.random.uniform(jax.random.key(0), (3, size, size, 3), maxval=255.0)
     weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)
     network, deepest = random_network(), "block5_conv1"
-    direct = vgg.without_gradient(vgg.prepare(network, deepest, "direct"))
+    direct = vgg.prepare(network, deepest, "direct")
     read = strips.reading(form.strips)
 
     @convolution.jit

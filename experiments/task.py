@@ -57,12 +57,9 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
 def prepare(settings: Settings, cache: Cache, deepest: str, *, once: bool = False) -> vgg.PreparedNetwork:
     """The network down to a layer, its filters transformed. For what is done `once` direct: they compile fast."""
     options = deepest, "direct" if once else settings.convolution, settings.pooling, settings.padding
-
-    def prepared() -> vgg.PreparedNetwork:
-        found = vgg.prepare(load(settings, cache).network, *options)
-        return vgg.without_gradient(found) if once else found
-
-    return cache.get(("network", settings.weights, once, *options), prepared)
+    return cache.get(
+        ("network", settings.weights, *options), lambda: vgg.prepare(load(settings, cache).network, *options)
+    )
 
 
 def read_form(settings: Settings) -> objective.Form:

@@ -97,18 +97,26 @@ def test_winograd_agrees_with_direct_on_real_weights(name, picture):
         upstream = np.random.default_rng(index).normal(size=(*maps.shape[:2], len(bias))).astype(np.float32)
         expected, expected_gradient = pull(maps, direct, upstream)
         # Where the outputs are the direct ones, the gradient goes through the same of them.
-        _, gradient = pull(maps, direct._replace(backward=winograd.backward), upstream)
+        _, gradient = pulled_back(convolution.convolve_relu, maps, winograd, expected, upstream)
         actual, _ = pull(maps, winograd, upstream)
         assert relative_error(actual, expected) < 1e-5
         assert relative_error(gradient, expected_gradient) < 1e-5
         maps = expected
 
 
-def test_the_filters_of_the_backward_pass_are_those_of_the_flipped_kernel_to_the_bit():
-    _, kernel, bias = random_layer(7, 1, 1, 5, 8)
-    flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
-    expected = convolution.prepare(flipped, np.zeros(5, np.float32), "winograd").forward
-    np.testing.assert_array_equal(convolution.prepare(kernel, bias, "winograd").backward, expected)
+@pytest.mark.parametrize("method", ["direct", "winograd"])
+def test_the_gradient_is_the_convolution_with_the_flipped_kernel(method):
+    """Of the same filters, though Winograd's are transformed as they stand: within a last bit or two."""
+    maps, kernel, _ = random_layer(7, 21, 18, 64, 128)
+    upstream = np.random.default_rng(8).uniform(size=(21, 18, 128)).astype(np.float32)
+    flipped = np.abs(np.flip(kernel, (0, 1)).swapaxes(2, 3))
+    filters, turned = (
+        convolution.prepare(each, np.zeros(each.shape[3], np.float32), method)
+        for each in (np.abs(kernel), flipped)
+    )
+    _, gradient = pull(np.abs(maps), filters, upstream)
+    expected = convolution.convolve_relu(jnp.asarray(upstream), turned)
+    np.testing.assert_allclose(gradient, expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("method", ["direct", "winograd"])
@@ -138,8 +146,8 @@ def test_auto_takes_winograd_for_deep_layers_on_a_cpu_and_never_elsewhere(monkey
     shallow, deep = (random_layer(7, 1, 1, depth, depth)[1:] for depth in (8, 128))
     for backend, tile in (("cpu", 6), ("gpu", 3)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert convolution.prepare(*shallow).forward.shape[0] == 3
-        assert convolution.prepare(*deep).forward.shape[0] == tile
+        assert convolution.prepare(*shallow).kernel.shape[0] == 3
+        assert convolution.prepare(*deep).kernel.shape[0] == tile
 
 
 def test_an_unknown_method_is_refused():

@@ -9,7 +9,8 @@ transformed beforehand. F(4×4, 3×3) makes a tile of 4×4 outputs Y from 6×6 i
 
 Sources: Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", 2016, section 4.1. Their points 0, ±1, ±2, ∞ are 0, ±1/√2, ±√2, ∞ here, which
-halve the rounding error.
+halve the rounding error. And they are in pairs p and 1/p: a flipped filter, as the gradient needs it, is at p what
+the filter is at 1/p, times p², so that the same transformed filters serve both.
 """
 
 import functools
@@ -36,6 +37,8 @@ def jit(function: Callable, **options: Any) -> Callable:
 
 
 _ROOT = 2**0.5
+#: A flipped filter at a point is what the filter is at another, times a factor: p² and what G's rows differ in.
+_RECIPROCAL, _FACTOR = (5, 3, 4, 1, 2, 0), (1.0, -2.0, -2.0, -0.5, -0.5, 1.0)
 # G. The row of a point p is (1, p, p²) over the product of its differences from the other points.
 _FILTER_TRANSFORM = np.array(
     [
@@ -55,8 +58,7 @@ class Filters(NamedTuple):
     The tile is 3×3 for the direct method, and 6×6, transformed, for Winograd's: the shape tells the method.
     """
 
-    forward: Float[Array, "tile tile in out"]
-    backward: Float[Array, "tile tile out in"]
+    kernel: Float[Array, "tile tile in out"]
     bias: Float[Array, " out"]
 
 
@@ -78,13 +80,10 @@ def prepare(kernel: Float[Array, "3 3 in out"], bias: Float[Array, " out"], meth
         small = min(kernel.shape[2:]) < 64 or max(kernel.shape[2:]) < 128
         method = "direct" if small or jax.default_backend() != "cpu" else "winograd"
     kernel = np.asarray(kernel)
-    if method == "direct":
-        flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
-        return jax.device_put(Filters(kernel, flipped, bias))
-    # One after the other: each is copied, and both beside their copies are 150 MB for 512 channels.
-    forward = jax.block_until_ready(jax.device_put(_transform_filters(kernel)))
-    backward = jax.block_until_ready(jax.device_put(_flip_transformed(np.asarray(forward))))
-    return Filters(forward, backward, jax.device_put(bias))
+    # Waited for, as each is copied: those of all layers beside their copies are twice as much.
+    return jax.block_until_ready(
+        jax.device_put(Filters(kernel if method == "direct" else _transform_filters(kernel), bias))
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -106,7 +105,7 @@ def convolve_relu(
     """
     if known is not None:
         return known
-    result = jnp.maximum(_convolve(maps, filters.forward) + filters.bias[None, None], 0)
+    result = jnp.maximum(_convolve(maps, filters.kernel) + filters.bias[None, None], 0)
     # Without the barrier each reader of the result computes it anew, and what it comes from is kept as well.
     return lax.optimization_barrier(first_rows(result, rows))
 
@@ -118,12 +117,12 @@ def first_rows(maps: Maps, rows: int | None) -> Maps:
 
 def _convolve_relu_forward(maps, filters, known, rows):
     result = convolve_relu(maps, filters, known, rows)
-    return result, (result, filters.backward)
+    return result, (result, filters.kernel)
 
 
 def _convolve_relu_backward(rows, residuals, gradient):
     result, kernel = residuals
-    return _convolve(jnp.where(result > 0, gradient, 0), kernel), None, None
+    return _convolve(jnp.where(result > 0, gradient, 0), kernel, True), None, None
 
 
 convolve_relu.defvjp(_convolve_relu_forward, _convolve_relu_backward)
@@ -189,28 +188,64 @@ def _window(maps: Maps) -> list[Maps]:
     return [maps[i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
-def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"]) -> Maps:
+def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"], transposed: bool = False) -> Maps:
+    """The convolution, or its transpose: filters flipped, in and out exchanged."""
     if kernel.shape[0] == 6:
-        return _winograd(maps, kernel)
+        return _winograd(maps, kernel, transposed)
+    if transposed:
+        kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     dimensions = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(maps[None], kernel, (1, 1), "SAME", dimension_numbers=dimensions)[0]
 
 
-@jax.jit
-def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"]) -> Maps:
+@functools.partial(jax.jit, static_argnums=2)
+def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool) -> Maps:
     # Barriers keep XLA from computing an intermediate again for each of its uses.
     height, width, depth = maps.shape
     rows, columns = -(-height // 4), -(-width // 4)
     padded = jnp.pad(maps, ((1, 4 * rows + 1 - height), (1, 4 * columns + 1 - width), (0, 0)))
     padded = lax.optimization_barrier(padded)
-    half = jnp.stack(_transform_input([padded[i : i + 4 * rows - 3 : 4] for i in range(6)]))
-    half = lax.optimization_barrier(half)
-    tiles = jnp.stack(_transform_input([half[:, :, j : j + 4 * columns - 3 : 4] for j in range(6)]), axis=1)
-    products = jnp.matmul(tiles.reshape(36, rows * columns, depth), kernel.reshape(36, depth, -1))
+    half = _transform_input([padded[i : i + 4 * rows - 3 : 4] for i in range(6)], transposed)
+    half = lax.optimization_barrier(jnp.stack(half))
+    columnwise = [half[:, :, j : j + 4 * columns - 3 : 4] for j in range(6)]
+    tiles = jnp.stack(_transform_input(columnwise, transposed), axis=1).reshape(36, rows * columns, depth)
+    products = (_multiply_transposed if transposed else jnp.matmul)(
+        tiles, kernel.reshape(36, *kernel.shape[2:])
+    )
     products = products.reshape(6, 6, rows, columns, -1)
-    half = lax.optimization_barrier(jnp.stack(_transform_output(products), axis=2))
-    result = jnp.stack(_transform_output(half), axis=3).reshape(4 * rows, 4 * columns, -1)
+    half = lax.optimization_barrier(jnp.stack(_transform_output(products, transposed), axis=2))
+    result = jnp.stack(_transform_output(half, transposed), axis=3)
+    result = result.reshape(4 * rows, 4 * columns, -1)
     return result[:height, :width]
+
+
+#: Up to so many tiles, products with transposed filters have the filters on the left. XLA's products on a CPU
+#: first bring the one on the right into another order, and all of that for few tiles.
+_FEW = 64
+
+
+@jax.custom_batching.custom_vmap
+def _multiply_transposed(
+    tiles: Float[Array, "36 tiles out"], kernel: Float[Array, "36 in out"]
+) -> Float[Array, "36 tiles in"]:
+    if tiles.shape[1] > _FEW:
+        return _dot(tiles, kernel)
+    # Without the barrier XLA would exchange the two.
+    return lax.optimization_barrier(_dot(kernel, tiles)).swapaxes(1, 2)
+
+
+def _dot(one: Float[Array, "36 m k"], other: Float[Array, "36 n k"]) -> Float[Array, "36 m n"]:
+    return lax.dot_general(one, other, (((2,), (2,)), ((0,), (0,))))
+
+
+@_multiply_transposed.def_vmap
+def _multiply_transposed_lanes(lanes: int, batched: list[bool], tiles: Array, kernel: Array):
+    """The tiles of all lanes count together."""
+    if batched[1]:
+        return jax.vmap(_dot, [0 if each else None for each in batched])(tiles, kernel), True
+    together = tiles.swapaxes(0, 1).reshape(36, -1, tiles.shape[3])
+    products = _multiply_transposed(together, kernel)
+    return products.reshape(36, lanes, -1, products.shape[2]).swapaxes(0, 1), True
 
 
 #: Filters that are transformed at once, which a core's cache holds.
@@ -227,27 +262,20 @@ def _transform_filters(kernel) -> Float[np.ndarray, "6 6 in out"]:
     return transformed.reshape(6, 6, *kernel.shape[2:])
 
 
-def _flip_transformed(transformed: Float[np.ndarray, "6 6 in out"]) -> Float[np.ndarray, "6 6 out in"]:
-    """The transform of the flipped filters with in and out exchanged, to the bit that of `_transform_filters`.
+def _transform_input(d, transposed: bool) -> list[Maps]:
+    """Bᵀ d. The row of a point p is the product of (x − q) over the other points q, as coefficients of x.
 
-    A flipped filter at a point p is p² times the filter at 1/p, and the points are in pairs p, 1/p.
+    Transposed, each is where the filters of its point are, times their factor.
     """
-    reciprocal, square = [5, 3, 4, 1, 2, 0], np.float32([1, -2, -2, -0.5, -0.5, 1])
-    flipped = np.empty_like(transformed, shape=(6, 6, *transformed.shape[:1:-1]))
-    for i, j in np.ndindex(6, 6):
-        np.multiply(transformed[reciprocal[i], reciprocal[j]].T, square[i] * square[j], out=flipped[i, j])
-    return flipped
-
-
-def _transform_input(d) -> list[Maps]:
-    """Bᵀ d. The row of a point p is the product of (x − q) over the other points q, as coefficients of x."""
     a, b = d[4] - 2 * d[2], (d[3] - 2 * d[1]) * (_ROOT / 2)
     c, e = d[4] - 0.5 * d[2], (d[3] - 0.5 * d[1]) * _ROOT
-    return [d[0] - 2.5 * d[2] + d[4], a + b, a - b, c + e, c - e, d[1] - 2.5 * d[3] + d[5]]
+    found = [d[0] - 2.5 * d[2] + d[4], a + b, a - b, c + e, c - e, d[1] - 2.5 * d[3] + d[5]]
+    return [_FACTOR[i] * found[i] for i in _RECIPROCAL] if transposed else found
 
 
-def _transform_output(m) -> list[Maps]:
+def _transform_output(m, transposed: bool) -> list[Maps]:
     """Aᵀ m. The column of a point p is (1, p, p², p³)."""
+    m = [m[i] for i in _RECIPROCAL] if transposed else m
     s, t, u, v = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
     return [
         m[0] + s + u,

@@ -111,13 +111,6 @@ def prepare(
     )
 
 
-def without_gradient(network: PreparedNetwork) -> PreparedNetwork:
-    """The network with half of its filters, for what is evaluated and not differentiated."""
-    return network.replace(
-        filters={name: each._replace(backward=None) for name, each in network.filters.items()}
-    )
-
-
 def pool(
     network: PreparedNetwork, maps: Float[Array, "height width channels"]
 ) -> Float[Array, "height//2 width//2 channels"]:
