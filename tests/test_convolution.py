@@ -104,6 +104,26 @@ def test_winograd_agrees_with_direct_on_real_weights(name, picture):
         maps = expected
 
 
+def test_flipped_filters_are_the_filters_at_the_reciprocal_points_to_the_bit():
+    _, kernel, bias = random_layer(7, 1, 1, 5, 8)
+    flipped = np.flip(kernel, (0, 1)).swapaxes(2, 3)
+    expected = convolution.prepare(flipped, np.zeros(5, np.float32), "winograd").kernel
+    there, factor = list(convolution._RECIPROCAL), np.float32(convolution._FACTOR)
+    found = np.asarray(convolution.prepare(kernel, bias, "winograd").kernel)[np.ix_(there, there)]
+    found = found.swapaxes(2, 3) * np.outer(factor, factor)[:, :, None, None]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_networks_can_be_vmapped_too():
+    maps, *_ = random_layer(8, 9, 10, 4, 6)
+    several = [convolution.prepare(*random_layer(seed, 1, 1, 4, 6)[1:], "winograd") for seed in (9, 10)]
+    gradient = jax.grad(lambda maps, filters: jnp.sum(convolution.convolve_relu(maps, filters) ** 2))
+    expected = jnp.stack([gradient(maps, filters) for filters in several])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    found = jax.vmap(gradient, (None, 0))(maps, stacked)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("method", ["direct", "winograd"])
 def test_the_gradient_is_the_convolution_with_the_flipped_kernel(method):
     """Of the same filters, though Winograd's are transformed as they stand: within a last bit or two."""

@@ -32,7 +32,7 @@ def grid(devices: Sequence[jax.Device], lanes: int = 1) -> Mesh:
 
 
 def told(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Where programs are traced for a mesh: what XLA would gather from its rows knows of them (`parametrization`)."""
+    """Where programs are traced for a mesh: what XLA would gather by itself knows of it (`optimizers/fourier.py`)."""
     return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
