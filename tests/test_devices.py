@@ -105,6 +105,56 @@ def test_fourier_variables_have_the_same_bits_each_time():
     assert done.stdout == "2 1\n"
 
 
+TILES = """
+import re, sys
+import jax, numpy as np
+from jaxstyle.network import convolution
+from jaxstyle.runs import mesh
+
+lanes, rows = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
+kernel, bias = np.float32(rng.normal(size=(3, 3, 3, 8))), np.float32(rng.normal(size=8))
+apart, whole = (convolution.prepare(kernel, bias, method) for method in ("winograd", "direct"))
+maps = np.float32(rng.normal(size=(lanes, rows, 10, 3)))
+
+def gradient(filters, maps):
+    return jax.grad(lambda maps: (convolution.convolve_relu(maps, filters) ** 2).sum())(maps)
+
+grid = mesh.grid(jax.devices(), lanes)
+there = mesh.states(grid, maps, lanes=True)
+each = jax.vmap(gradient, (None, 0), spmd_axis_name="lanes")
+put = there.put(maps)
+with mesh.told(grid):
+    step = jax.jit(lambda maps: there.fold(each(apart, there.unfold(maps))), out_shardings=there.shardings)
+    compiled = step.lower(put).compile()
+expected = jax.vmap(gradient, (None, 0))(whole, maps)
+np.testing.assert_allclose(there.fetch(compiled(put)), expected, atol=1e-5 * abs(expected).max())
+print(*sorted(set(re.findall("(all-[a-z]+|collective-permute)\\(", compiled.as_text()))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("lanes", "rows", "moved"),
+    [
+        (1, 40, "collective-permute"),
+        (1, 41, "collective-permute"),
+        (2, 41, "collective-permute"),
+        (4, 41, ""),
+    ],
+)
+def test_winograds_tiles_stay_where_their_rows_are(lanes, rows, moved):
+    done = subprocess.run(
+        [sys.executable, "-c", TILES, str(lanes), str(rows)],
+        cwd=narrow.ROOT,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{moved}\n"
+
+
 def start(folder, devices, **environment):
     return narrow.Process(
         "experiments.stylize",

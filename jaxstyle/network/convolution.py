@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
 Maps = Float[Array, "height width channels"]
@@ -34,6 +35,11 @@ def jit(function: Callable, **options: Any) -> Callable:
     """
     left_out = {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
     return jax.jit(function, compiler_options=left_out, **options)
+
+
+def parts() -> int | None:
+    """On how many devices the rows of images lie, where a program is traced for several (`runs/mesh.py`)."""
+    return jax.sharding.get_abstract_mesh().shape.get("rows")
 
 
 _ROOT = 2**0.5
@@ -191,6 +197,8 @@ def _window(maps: Maps) -> list[Maps]:
 def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"], transposed: bool = False) -> Maps:
     """The convolution, or its transpose: filters flipped, in and out exchanged."""
     if kernel.shape[0] == 6:
+        if (count := parts() or 1) > 1:
+            return _winograd_in_parts(maps, kernel, transposed, count)
         return _winograd(maps, kernel, transposed)
     if transposed:
         kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
@@ -198,13 +206,28 @@ def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"], transposed: 
     return lax.conv_general_dilated(maps[None], kernel, (1, 1), "SAME", dimension_numbers=dimensions)[0]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool) -> Maps:
+def _winograd_in_parts(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool, count: int) -> Maps:
+    """`_winograd` of maps whose rows lie on several devices, each with tiles of its own; XLA would gather them."""
+
+    def part(maps: Maps, kernel: Array) -> Maps:
+        # What nobody sends is zero, as what lies around the maps.
+        above = lax.ppermute(maps[-1:], "rows", [(i, i + 1) for i in range(count - 1)])
+        below = lax.ppermute(maps[:1], "rows", [(i + 1, i) for i in range(count - 1)])
+        return _winograd(jnp.concatenate([above, maps, below]), kernel, transposed, 1)
+
+    rows = PartitionSpec("rows")
+    apart = jax.shard_map(part, in_specs=(rows, PartitionSpec()), out_specs=rows)
+    return apart(jnp.pad(maps, ((0, -len(maps) % count), (0, 0), (0, 0))), kernel)[: len(maps)]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool, halo: int = 0) -> Maps:
+    """The convolution of maps, which have so many rows more above and below than it: 0, or 1 of neighbours."""
     # Barriers keep XLA from computing an intermediate again for each of its uses.
-    height, width, depth = maps.shape
+    height, width, depth = len(maps) - 2 * halo, *maps.shape[1:]
     rows, columns = -(-height // 4), -(-width // 4)
-    padded = jnp.pad(maps, ((1, 4 * rows + 1 - height), (1, 4 * columns + 1 - width), (0, 0)))
-    padded = lax.optimization_barrier(padded)
+    around = (1 - halo, 4 * rows + 1 - halo - height), (1, 4 * columns + 1 - width), (0, 0)
+    padded = lax.optimization_barrier(jnp.pad(maps, around))
     half = _transform_input([padded[i : i + 4 * rows - 3 : 4] for i in range(6)], transposed)
     half = lax.optimization_barrier(jnp.stack(half))
     columnwise = [half[:, :, j : j + 4 * columns - 3 : 4] for j in range(6)]

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
@@ -25,11 +24,6 @@ def inner(one: Image, other: Image) -> Scalar:
     `jnp.vdot` flattens them, and XLA gathers for that what lies on several devices in uneven parts.
     """
     return jnp.tensordot(one, other, one.ndim, precision="highest")
-
-
-def parts() -> int | None:
-    """On how many devices the rows of images lie, where a program is traced for several (`runs/mesh.py`)."""
-    return jax.sharding.get_abstract_mesh().shape.get("rows")
 
 
 class Iterate(NamedTuple):

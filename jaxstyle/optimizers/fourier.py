@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Complex, Float
 
-from jaxstyle.optimizers.base import parts
+from jaxstyle.network.convolution import parts
 
 Image = Float[Array, "height width colours"]
 

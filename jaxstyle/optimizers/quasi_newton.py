@@ -14,8 +14,9 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Int
 
+from jaxstyle.network.convolution import parts
 from jaxstyle.optimizers import spectral
-from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner, parts
+from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
 from jaxstyle.optimizers.line_search import Search, wolfe
 
 #: Root mean square, in pixel levels, of the first move along a direction whose length means nothing.
