@@ -54,7 +54,9 @@ _COLD_START = flags.DEFINE_bool(
     False,
     "Time stylize from its start to its first finished step, with an empty and a full cache.",
 )
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Steps timed for a row, after two to warm up.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Steps timed for a row, after two to warm up, or one of a minute.", lower_bound=1
+)
 _VS_TORCH = flags.DEFINE_bool(
     "vs_torch", False, "Run PyTorch's step in turn with ours and print the ratio of medians."
 )
@@ -100,14 +102,21 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
     return problem._replace(network=vgg.prepare(network, deepest, method)), image
 
 
+#: Seconds of a first call after which a second one would warm up no more.
+_LONG = 60
+
+
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls until their result is there, after two to warm up."""
-    seconds = []
-    for _ in range(repeats + 2):
+    """Seconds of each of `repeats` calls until their result is there, after two to warm up, or one that is long."""
+
+    def seconds() -> float:
         stopwatch = Stopwatch()
         stopwatch.call(call)
-        seconds.append(stopwatch.seconds)
-    return seconds[2:]
+        return stopwatch.seconds
+
+    if seconds() < _LONG:
+        seconds()
+    return [seconds() for _ in range(repeats)]
 
 
 def peak_bytes() -> int:
