@@ -95,7 +95,7 @@ def estimate(form: Form, layers: Sequence[str], shape: Sequence[int]) -> int:
 
     In feature maps of all layers, as VGG16's evaluations need that were compiled for 512² to 8192² pixels.
     """
-    whole, strips = (1.25, 0.15) if form.remat else (1.6, 0.6)
+    whole, strips = (1.25, 0.15) if form.remat else (1.6, 0.5)
     factor = whole if form.strips == 1 else strips + 1.25 / form.strips
     return int(factor * 4 * sum(vgg.size(name, shape) for name in layers))
 
@@ -170,8 +170,9 @@ def _through(
 def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """What `objective.evaluate` gives, in `form.strips` strips.
 
-    What the gradient needs of the maps is kept whole, but for the first block, whose maps are the largest: they are
-    computed again. With `form.remat` those of all blocks are.
+    What the gradient needs of the maps is kept whole, but for what is computed again: the first block, whose maps are
+    the largest, and the first layers of the two blocks after it, whose maps are twice as large as what these blocks
+    are given. With `form.remat` all layers are.
 
     Raises:
       ValueError: the style loss has no parts, or the content loss is no sum over positions.
@@ -179,12 +180,14 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     if not divisible(form):
         raise ValueError("this form of the losses is no sum over positions, and has no strips")
     network, maps, blocks = problem.network, image, []
-    for names, plan in zip(network.blocks, plans(len(image), network.blocks, form.strips), strict=True):
+    for number, names in enumerate(network.blocks):
+        plan = plans(len(image), network.blocks, form.strips)[number]
         sums = functools.partial(_parts, form, problem, image.shape, plan)
-        again = form.remat or maps is image
+        again = len(names) if form.remat or number == 0 else int(number < 3)
+        keep = functools.partial(_kept, problem, names[again:])
 
-        def leave(rows: Rows, found: Mapping[str, Features], sums: Any = sums, again: bool = again) -> Any:
-            return sums(rows, found), {} if again else _kept(problem, found)
+        def leave(rows: Rows, found: Mapping[str, Features], sums: Any = sums, keep: Any = keep) -> Any:
+            return sums(rows, found), keep(found)
 
         given, (parts, known) = _through(network, names, plan, maps, leave)
         blocks.append((_Block(names, plan, maps, sums), parts, known))
@@ -210,14 +213,15 @@ class _Block(NamedTuple):
     sums: Callable[[Rows, Mapping[str, Features]], Parts]
 
 
-def _kept(problem: Problem, maps: Mapping[str, Features]) -> dict[str, Array]:
-    """What the gradient needs of a block's maps.
+def _kept(problem: Problem, names: Sequence[str], maps: Mapping[str, Features]) -> dict[str, Array]:
+    """What the gradient needs of the maps of some of a block's layers.
 
     A layer without losses lets through what is positive and what its pooling takes, for which a byte is enough where
     pooling has no other slopes.
     """
     kept, pooled = {}, list(maps)[-1]
-    for name, found in maps.items():
+    for name in names:
+        found = maps[name]
         if name in problem.content_targets or name in problem.style_weights:
             kept[name] = found
         elif name != pooled:
@@ -267,7 +271,7 @@ def _pull(
         found = jnp.pad(found, ((0, overlap), (0, 0), (0, 0)))
         return (maps, lax.dynamic_slice_in_dim(found, after - rows.start, overlap)), None
 
-    maps = jnp.zeros_like(block.maps) if kept else block.maps
+    maps = jnp.zeros_like(block.maps) if block.names[0] in kept else block.maps
     nothing = jnp.zeros((overlap, *maps.shape[1:]), maps.dtype)
     return lax.scan(pull, (maps, nothing), (windows, following))[0][0]
 
