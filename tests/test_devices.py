@@ -129,7 +129,7 @@ with mesh.told(grid):
     compiled = step.lower(put).compile()
 expected = jax.vmap(gradient, (None, 0))(whole, maps)
 np.testing.assert_allclose(there.fetch(compiled(put)), expected, atol=1e-5 * abs(expected).max())
-print(*sorted(set(re.findall("(all-[a-z]+|collective-permute)\\(", compiled.as_text()))))
+print(*sorted(set(re.findall(r"(all-[a-z]+|collective-permute)[(]", compiled.as_text()))))
 """
 
 

@@ -180,8 +180,8 @@ def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     if not divisible(form):
         raise ValueError("this form of the losses is no sum over positions, and has no strips")
     network, maps, blocks = problem.network, image, []
-    for number, names in enumerate(network.blocks):
-        plan = plans(len(image), network.blocks, form.strips)[number]
+    there = zip(network.blocks, plans(len(image), network.blocks, form.strips), strict=True)
+    for number, (names, plan) in enumerate(there):
         sums = functools.partial(_parts, form, problem, image.shape, plan)
         again = len(names) if form.remat or number == 0 else int(number < 3)
         keep = functools.partial(_kept, problem, names[again:])

@@ -32,7 +32,7 @@ def grid(devices: Sequence[jax.Device], lanes: int = 1) -> Mesh:
 
 
 def told(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Where programs are traced for a mesh: what XLA would gather by itself knows of it (`optimizers/fourier.py`)."""
+    """Where programs are traced for a mesh: what XLA would gather by itself knows of it (`convolution.parts`)."""
     return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
