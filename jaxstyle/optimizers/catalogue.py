@@ -251,19 +251,20 @@ def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callab
 def bytes_kept(spec: Spec, shape: Sequence[int]) -> int:
     """What an optimizer remembers between two steps on an image of a height and a width.
 
-    It is told by the state of a small image, as one on the host cannot be had without making it.
+    One on the host tells it by the state of a small image, as that cannot be had without making it.
     """
-    side = 64
+    on_host = spec.name in ON_HOST
+    height, width = (64, 64) if on_host else shape[:2]
 
     def init() -> Any:
-        image = jnp.zeros((side, side, 3), jnp.float32)
+        image = jnp.zeros((height, width, 3), jnp.float32)
         nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
         traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
         return build(spec.name, spec.static)(**traced).init(nothing)
 
-    state = init() if spec.name in ON_HOST else jax.eval_shape(init)
+    state = init() if on_host else jax.eval_shape(init)
     kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return int(kept / side**2 * shape[0] * shape[1])
+    return int(kept / (height * width) * shape[0] * shape[1])
 
 
 def _first_order(
