@@ -538,8 +538,8 @@ def test_vmapped_bures_distances_of_several_layers_end_and_are_those_of_single_o
         factors = rng.normal(size=(lanes, channels, channels)).astype(np.float32)
         return jnp.asarray(factors @ factors.transpose(0, 2, 1) / channels)
 
-    firsts = [covariance(3, channels) for channels in (128, 256, 256, 256, 256)]
-    seconds = [covariance(1, each.shape[1])[0] for each in firsts]
+    firsts = [covariance(3, 128) for _ in range(5)]
+    seconds = [covariance(1, 128)[0] for _ in firsts]
     total = jax.value_and_grad(
         lambda layers: sum(map(wasserstein.squared_bures, layers, seconds)),
     )
