@@ -85,7 +85,7 @@ def stylize(
 
     Raises:
       TypeError: no style picture is given.
-      UserError: the optimizer is none, or a picture so small that a layer has nothing of it.
+      UserError: the optimizer is none, or an array no picture, or one so small that a layer has nothing of it.
       KeyError: the network has no layer that the recipe names.
     """
     if not styles:
@@ -98,6 +98,8 @@ def stylize(
     network = network or weights.load("vgg16-torchvision")
     deepest = max([*recipe.content_layers, *recipe.style_layers])
     for picture in (content, *styles):
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise UserError(f"a picture is an array [height, width, 3], not {[*picture.shape]}")
         if min(picture.shape[:2]) < vgg.smallest_side(deepest):
             height, width, _ = picture.shape
             raise UserError(f"{deepest} shrinks a picture of {width}x{height} to nothing")

@@ -62,6 +62,14 @@ def test_importing_the_library_imports_nothing_else():
     assert done.stdout == "False False\n"
 
 
+@pytest.mark.parametrize("shape", [(24, 20), (24, 20, 4), (24, 20, 1), (1, 24, 20, 3)])
+def test_what_is_no_picture_is_told_by_its_shape(narrow_weights, shape):
+    picture, other = np.zeros((24, 20, 3), np.float32), np.zeros(shape, np.float32)
+    for given in ((other, picture), (picture, other)):
+        with pytest.raises(jaxstyle.UserError, match=re.escape(f"[height, width, 3], not {[*shape]}")):
+            jaxstyle.stylize(*given)
+
+
 def test_a_texture_is_made_without_content_and_of_bytes(narrow_weights):
     rng = np.random.default_rng(0)
     start, style = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
@@ -77,9 +85,9 @@ def test_pictures_of_which_a_layer_has_nothing_are_refused(narrow_weights):
         jaxstyle.stylize(np.zeros((32, 32, 3), np.float32), np.zeros((8, 20, 3), np.float32))
 
 
-@pytest.mark.parametrize("size", [0, -5])
+@pytest.mark.parametrize("size", [0, -5, (0, 5), (5,), 400.0])
 def test_a_size_below_one_pixel_is_refused(size):
-    with pytest.raises(jaxstyle.UserError, match=f"{size} pixels are no size"):
+    with pytest.raises(jaxstyle.UserError, match=re.escape(f"{size} pixels are no size")):
         jaxstyle.read_picture("sample:night", size)
 
 

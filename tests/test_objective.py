@@ -274,6 +274,26 @@ def test_a_part_of_a_style_picture_that_deep_layers_have_no_position_for_is_in_t
     assert np.linalg.norm(region.targets["block5_conv1"]) > 0
 
 
+@pytest.mark.parametrize("name", ["gram", "rot"])
+def test_bytes_and_booleans_are_the_numbers_that_they_stand_for(name, random_network, content, style):
+    form = objective.GATYS._replace(style=STYLE_LOSSES[name])
+    network = vgg.prepare(random_network, "block3_conv1")
+    weighting = recipes.Weighting({"block2_conv1": 1.0}, {"block1_conv1": 1.0, "block3_conv1": 1.0}, 0.0)
+    mask = half(content.shape)
+    mask[:, :3] = 0  # and not in whole windows
+    photo, picture = content.astype(np.uint8), style.astype(np.uint8)
+    problems = [
+        jaxstyle.pose(form, network, one, [objective.Style(other, 1.0, guide)], weighting)
+        for one, other, guide in (
+            (photo, picture, mask > 0),
+            (photo.astype(np.float32), picture.astype(np.float32), mask),
+        )
+    ]
+    given, wanted = (evaluate(form, each, jnp.float32(photo)) for each in problems)
+    assert given.total == wanted.total
+    np.testing.assert_array_equal(given.gradient, wanted.gradient)
+
+
 def test_a_content_mask_of_nothing_asks_for_no_content(random_network, content, style):
     network = vgg.prepare(random_network, "block1_conv1")
     weighting = recipes.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)

@@ -136,6 +136,26 @@ def test_a_cosine_rate_falls_to_nothing_over_its_steps():
         np.testing.assert_allclose(iterate.image, left, atol=1e-7)
 
 
+def test_a_cosine_rate_goes_on_where_moments_begin_anew():
+    """Adafactor's, which are factored from 128 pixels on."""
+    spec = catalogue.parse("adafactor:learning_rate=0.01,cosine_steps=4")
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
+
+    def half_square(x):
+        return Evaluation(0.5 * jnp.sum(x**2), None, x)
+
+    def at(side):
+        image = jnp.full((side, side, 3), 9.0)
+        return Iterate(image, half_square(image))
+
+    before, after = at(100), at(130)
+    state = optimizer.init(before)
+    for _ in range(4):
+        before, state, *_ = optimizer.step(visiting(half_square), before, state)
+    moved, *_ = optimizer.step(visiting(half_square), after, optimizer.carry(state, before, after))
+    np.testing.assert_allclose(moved.image, after.image, atol=1e-5)  # the rate has come to nothing
+
+
 @pytest.mark.parametrize(
     "name", ["lbfgs", "lbfgs:scaling=spectral", "optax-lbfgs", "scipy-lbfgs", "nonlinear-cg"]
 )

@@ -585,6 +585,14 @@ def test_no_program_is_started_for_postscript(tmp_path, monkeypatch):
     assert "is not a picture" in refusal(path)
 
 
+def test_avif_under_the_common_brand_of_its_family_is_read(tmp_path):
+    valid, path = io.BytesIO(), tmp_path / "a.avif"
+    Image.new("RGB", (32, 24), (200, 100, 50)).save(valid, "AVIF")
+    data = valid.getvalue()
+    path.write_bytes(data[:8] + b"mif1" + data[12:])
+    np.testing.assert_allclose(pictures.read(path), np.full((24, 32, 3), (200, 100, 50)), atol=4)
+
+
 @pytest.mark.parametrize(
     "name", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000", "AVIF", "TGA", "ICO"]
 )

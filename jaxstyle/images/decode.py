@@ -22,6 +22,7 @@ FORMATS = (
     *("JPEG2000", "PPM", "ICO", "PSD", "QOI", "PCX", "SGI", "TGA"),
 )
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
+_COMMON = (b"mif1", b"msf1")
 _RAW = (
     ".3fr",
     ".arw",
@@ -111,9 +112,16 @@ def _refuse_others(data: bytes, name: str) -> None:
         raise UserError(f"{name}: is a camera's raw file; export it as TIFF or JPEG")
 
 
+def _is_heif(data: bytes) -> bool:
+    """Whether a file is HEIF of another kind than AVIF, which may have their common brand as its own."""
+    size, kind, brand = int.from_bytes(data[:4]), data[4:8], data[8:12]
+    others = {data[k : k + 4] for k in range(16, min(size, 256), 4)}
+    return kind == b"ftyp" and brand in _HEIF and not (brand in _COMMON and others & {b"avif", b"avis"})
+
+
 def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
     """The picture of a file, its size known and its pixels not decoded."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+    if _is_heif(data):
         from pillow_heif import HeifImageFile  # here, since few runs need it
 
         return HeifImageFile(_Timed(data))

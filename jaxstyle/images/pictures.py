@@ -68,12 +68,16 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
     With the longer side given, the shorter keeps the aspect, rounded half up and never below 1.
 
     Raises:
-      UserError: the side is less than 1.
+      UserError: it is neither a whole number of 1 or more nor two of them.
     """
-    if not isinstance(size, numbers.Integral):
-        return size
-    if size < 1:
+    sides = (
+        [size] if isinstance(size, numbers.Integral) else [*size] if isinstance(size, tuple | list) else []
+    )
+    whole = all(isinstance(side, numbers.Integral) and side >= 1 for side in sides)
+    if not (whole and len(sides) == (2 if isinstance(size, tuple | list) else 1)):
         raise UserError(f"{size} pixels are no size of a picture")
+    if len(sides) == 2:
+        return sides[0], sides[1]
     longer = max(width, height)
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
 

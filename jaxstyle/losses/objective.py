@@ -200,6 +200,7 @@ def pose(
     Raises:
       KeyError: the network has no such layer.
     """
+    content = _floating(content)
     read, guides = read or WHOLE, content_mask
     if content_mask is not None:
         mean = jnp.mean(content_mask)
@@ -219,6 +220,11 @@ def pose(
     return taking(problem, choices(form, wanted, network, content, found, read))
 
 
+def _floating(array: Array) -> Array:
+    """Bytes and booleans as numbers that can be averaged."""
+    return array if jnp.issubdtype(jnp.result_type(array), jnp.inexact) else jnp.asarray(array, jnp.float32)
+
+
 def _mean_weight(weights: Mapping[str, float], group: Group) -> Scalar:
     found = [jnp.float32(weights[name]) for name in group if name != IMAGE]
     return sum(found) / len(found)
@@ -234,6 +240,7 @@ def regions(
 ) -> list[Region]:
     """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
     key = jax.random.key(0) if key is None else key
+    styles = [jax.tree.map(_floating, style) for style in styles]
     groups = form.style.groups.by_deepest(layers)
     members = {name for group in groups.values() for name in group}
 

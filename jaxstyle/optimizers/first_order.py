@@ -22,14 +22,16 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
     def carry(state: Any, before: Iterate, iterate: Iterate) -> Any:
         """Arrays that follow the image's shape are resized, linearly: second moments stay positive.
 
-        Where one changes its rank (adafactor factors its moments from 128 pixels on), all begins anew: a count of
-        steps that went on would take the empty moments beside it for those of many steps.
+        Where one changes its rank (adafactor factors its moments from 128 pixels on), all but a schedule begins anew:
+        a count of steps that went on would take the empty moments beside it for those of many steps.
         """
         del before
         fresh = transformation.init(iterate.image)
         pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True))
         if any(jnp.ndim(old) != jnp.ndim(new) for old, new in pairs):
-            return fresh
+            return jax.tree.map(
+                lambda old, new: old if _is_schedule(old) else new, state, fresh, is_leaf=_is_schedule
+            )
         return jax.tree.map(
             lambda old, new: old if old.shape == new.shape else jax.image.resize(old, new.shape, "linear"),
             state,
@@ -37,6 +39,10 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
         )
 
     return Optimizer(lambda iterate: transformation.init(iterate.image), step, carry)
+
+
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 class AdadeltaTF1GPUState(NamedTuple):

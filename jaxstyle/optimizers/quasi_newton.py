@@ -222,7 +222,8 @@ COEFFICIENTS = {
     "hestenes-stiefel": lambda g, after, d: (inner(after - g, after), inner(after - g, d)),
 }
 
-#: The least denominator, as in jaxopt.
+#: The least denominator, as in jaxopt: where the squares of a gradient sum up to less (the default losses, being
+#: means, come to it at a few hundred pixels) the direction before counts for less than in these equations.
 LEAST = 1e-6
 
 

@@ -47,7 +47,7 @@ def init(image: Image) -> FirstMatrix:
 
 
 def update(matrix: FirstMatrix, move: Image, change: Image) -> FirstMatrix:
-    """With one more correction, whose length along `change` the diagonal gets right, as γ does."""
+    """With one more correction, whose length along `change` the diagonal gets right to a few per cent, γ exactly."""
     # Transformed together: XLA would keep what each frequency counts for in each band for the second one.
     seen = jnp.concatenate([_turn(move, AXES), _turn(change, AXES)], 2)
     both = fourier.powers(seen, _positions(move), _bands(move))

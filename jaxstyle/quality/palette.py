@@ -41,7 +41,8 @@ def palette_distance(result: Image, styles: Sequence[objective.Style]) -> Scalar
     Rabin et al. 2012, "Wasserstein Barycenter and Its Application to Texture Mixing": the mean over directions on the
     sphere, spread evenly, of the distance of order 1 between the two projections. It is 0 for the same colours in
     other places, and half of c where all colours differ by a distance of c in one direction. Style pictures are mixed
-    by their shares; where they have regions it is the mean of theirs, weighted as in the objective.
+    by their shares; where they have regions it is the mean of theirs, weighted as in the objective, and 0 if none has
+    any extent.
     """
     whole = [style for style in styles if style.content_mask is None]
     groups = [(1.0, whole)] * bool(whole)
@@ -62,7 +63,8 @@ def palette_distance(result: Image, styles: Sequence[objective.Style]) -> Scalar
         goal = quantiles([(style.picture, style.style_mask, style.share) for style in group])
         return jnp.mean(jnp.abs(own - goal))
 
-    return sum(weight * distance(group) for weight, group in groups) / sum(weight for weight, _ in groups)
+    total = sum(weight for weight, _ in groups)
+    return sum(weight * distance(group) for weight, group in groups) / jnp.where(total > 0, total, 1)
 
 
 def _position_weights(image: Image, guide: Float[Array, "height width"] | None) -> Float[Array, " positions"]:

@@ -122,6 +122,6 @@ def _distances(
             * distance(summarize(found[layer], region.guides and region.guides[layer]), region.targets[layer])
             for region in regions
         ]
-        return sum(each) / weights
+        return sum(each) / jnp.where(weights > 0, weights, 1)
 
     return {layer: mean(layer) for layer in layers}
