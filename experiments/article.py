@@ -112,12 +112,12 @@ def main() -> None:
     try:
         runs = article.joined(runs, [article.run_of(*each) for each in arms])
     except ValueError as error:
-        raise UserError(f"--comparison: --curves has runs of it: {error}") from error
+        raise UserError(f"--comparison: {error} is there twice") from error
     if not runs:
         raise UserError(
             "--comparison: nothing has ended in runs/experiment1 to runs/experiment6 or those given"
         )
-    record = "".join(f"--comparison={folder}\n" for folder in taken)
+    record = "# experiments.article\n" + "".join(f"--comparison={folder}\n" for folder in taken)
     record += f"--curves={curves}\n" if curves else ""
     with workdir.claimed(directory):
         workdir.begin(directory, record, launch.conduct().overwrite, changeable=("comparison", "curves"))

@@ -44,7 +44,7 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
     """Pairs for `tuning` or `test` by name, the first `count` of them.
 
     Raises:
-      UserError: the folder has no pairs.json of this form, or a picture is not there.
+      UserError: the folder has no pairs.json of this form, a picture is not there, or two pairs have one name.
     """
     folder = os.environ.get(PICTURES)
     if not folder:
@@ -67,10 +67,15 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
                 return str(each / name)
         raise UserError(f"{PICTURES}: {name} of pairs.json is in none of {', '.join(map(str, folders))}")
 
-    return {
-        f"{stem(photo)} + {stem(style)}": dataclasses.replace(base, content=find(photo), style=(find(style),))
-        for photo, style in pairs[:count]
-    }
+    found: dict[str, Settings] = {}
+    for photo, style in pairs[:count]:
+        name = f"{stem(photo)} + {stem(style)}"
+        if name in found:
+            raise UserError(
+                f"{PICTURES}: two pairs of {kind!r} are called {name}; their pictures need other names"
+            )
+        found[name] = dataclasses.replace(base, content=find(photo), style=(find(style),))
+    return found
 
 
 def stem(name: str) -> str:

@@ -15,6 +15,8 @@ that of JAXSTYLE_IVANOV2017; without it, of the samples.
 
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
 import math
 import pathlib
@@ -150,15 +152,21 @@ def pose(name: str, given: Settings, cache: Cache) -> task.Task:
     return cache.get(("study", name, given), lambda: task.pose(changed, cache))
 
 
-def check(plan: Plan, cache: Cache) -> None:
+def check(plan: Plan, cache: Cache) -> dict[str, Any]:
     """Poses all that will be run, so that what cannot be is told before anything is written.
+
+    Returns:
+      All pictures, as in a manifest.
 
     Raises:
       UserError: a flag or a picture is of no use.
     """
-    for problem in plan.contestants:
-        for given in (*plan.tuning.values(), *plan.test.values()):
-            pose(problem, given, cache)
+    pictures: dict[str, Any] = {}
+    for problem, given in itertools.product(plan.contestants, (*plan.tuning.values(), *plan.test.values())):
+        for path, each in pose(problem, given, cache).facts["pictures"].items():
+            known = pictures.setdefault(path, {"sha256": each["sha256"], "shapes": {}})
+            known["shapes"] |= each["shapes"]
+    return pictures
 
 
 class Trial(NamedTuple):
@@ -245,8 +253,11 @@ def _best(lane: np.ndarray, budget: int) -> float:
 
 
 def safe(name: str) -> str:
-    """A name of a folder."""
-    return re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII)
+    """A name of a folder, of no other name: where more is replaced than spaces, a digest tells them apart."""
+    plain = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII)
+    if plain == name.replace(" ", "_"):
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class Entry(NamedTuple):
@@ -470,17 +481,17 @@ def main() -> None:
         raise UserError("--launcher: with --curves nothing is run; leave it out")
     if paths:
         found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")
-        record = "".join(f"--curves={path}\n" for path in paths)
+        record = "# experiments.study\n" + "".join(f"--curves={path}\n" for path in paths)
         with workdir.claimed(directory):
             workdir.begin(directory, record, conduct.overwrite, changeable=("curves",))
             study_report.write(directory, found, record)
     else:
         plan = make_plan(base, where, above)
         directory = plan.directory
-        check(plan, cache)
+        made_of = {"pictures": check(plan, cache)}
         with workdir.claimed(directory):
-            workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE)
-            with journal.told(directory, journal.environment(len(cache.devices))):
+            workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE, inputs=made_of)
+            with journal.told(directory, journal.environment(len(cache.devices)) | made_of):
                 study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
     print(f"report: {directory / 'report.html'}")
 

@@ -156,6 +156,21 @@ def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):
     assert (made / "experiment6.png").exists()
 
 
+def test_a_comparison_is_not_counted_twice(runs):
+    with pytest.raises(ValueError, match="adam-learning_rate=1 of experiment6, pair B, seed 0"):
+        article.joined([], [*runs, *runs])
+
+
+def test_a_page_of_the_experiments_is_not_put_over_one_of_a_study(runs, tmp_path):
+    curves, workdir = tmp_path / "curves.npz", tmp_path / "page"
+    curves.write_bytes(article.pack(runs))
+    narrow.run("experiments.article", f"--curves={curves}", f"--workdir={workdir}", check=True)
+    study = narrow.ROOT / "docs/optimizers/curves-768.npz"
+    done = narrow.run("experiments.study", f"--curves={study}", f"--workdir={workdir}")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "a run of other flags is there" in done.stderr
+
+
 def test_other_seeds_are_added_to_the_curves_of_a_page_and_the_same_ones_are_not(runs):
     other = [each._replace(seed=1) for each in runs]
     assert article.joined(runs, other) == [*runs, *other]

@@ -8,6 +8,7 @@ import narrow
 import numpy as np
 import pytest
 import test_tensorboard as event_files
+from PIL import Image
 
 from jaxstyle.lab import records, study, study_report
 from jaxstyle.runs import workdir
@@ -306,6 +307,51 @@ def test_a_page_of_curves_overwrites_no_run(tmp_path):
     assert done.returncode == 2
     assert "a run of other flags is there" in done.stderr
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def noise(path, seed):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)).save(path)
+
+
+def test_pairs_of_any_names_are_tuned_on_apart_and_known_again(tmp_path):
+    for seed, name in enumerate(("кот.png", "пёс.png", "ночь.png")):
+        noise(tmp_path / name, seed)
+    pairs = {"tuning": [["кот.png", "ночь.png"], ["пёс.png", "ночь.png"]], "test": [["пёс.png", "ночь.png"]]}
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    flags = (
+        *(
+            "--size=32x24",
+            "--budgets=2",
+            "--learning_rates=1,3",
+            "--optimizer=adam",
+            f"--workdir={tmp_path / 'run'}",
+        ),
+        *("--style_layer=block1_conv1", "--content_layer=block1_conv1"),
+    )
+    where = {"JAXSTYLE_PICTURES": str(tmp_path), "JAXSTYLE_IVANOV2017": ""}
+    done = narrow.run("experiments.study", *flags, **where)
+    assert done.returncode == 0, done.stderr
+    found = study.unpack((tmp_path / "run/curves.npz").read_bytes())
+    best = {each.pair: each.best for each in found.tunings if each.learning_rate == 1}
+    assert len(best) == len({*map(str, best.values())}) == 2
+    noise(tmp_path / "кот.png", 9)
+    done = narrow.run("experiments.study", *flags, **where)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "кот.png changed since the run there began" in done.stderr
+
+
+def test_two_pairs_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        noise(tmp_path / folder / "x.png", 0)
+    pairs = [[f"{folder}/x.png", "sample:night"] for folder in ("a", "b")]
+    (tmp_path / "pairs.json").write_text(json.dumps({"tuning": pairs, "test": pairs}))
+    done = narrow.run(
+        *("experiments.study", *FLAGS, f"--workdir={tmp_path / 'run'}"),
+        **{"JAXSTYLE_PICTURES": str(tmp_path), "JAXSTYLE_IVANOV2017": ""},
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "x + night" in done.stderr
 
 
 def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):

@@ -49,12 +49,13 @@ def joined(runs: Sequence[Run], more: Sequence[Run]) -> list[Run]:
     """Runs of a page, and more of other seeds.
 
     Raises:
-      ValueError: a run is in both.
+      ValueError: a run is there twice.
     """
-    there = {run[:4] for run in runs}
-    for run in more:
+    there = set()
+    for run in (*runs, *more):
         if run[:4] in there:
             raise ValueError(f"{run.label} of {run.experiment}, pair {run.pair}, seed {run.seed}")
+        there.add(run[:4])
     return [*runs, *more]
 
 
