@@ -10,10 +10,11 @@ depends on what is compared later: optimizers, pairs and seeds may be added, and
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -24,7 +25,7 @@ from jaxstyle.lab import article, claims, records, report
 from jaxstyle.runs import clocks, processes, workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, cluster, inputs, launch, prefix, room, settings, task
+from . import arm, cluster, inputs, launch, prefix, programs, room, settings, task
 from .cache import Cache
 from .pairs import ARTICLE, STUDY, of_article
 from .settings import Settings
@@ -76,7 +77,8 @@ class Setting(NamedTuple):
 class Comparison(NamedTuple):
     """What the flags ask for: arms by label, each in every setting, and the claims that are judged on them.
 
-    `prefixes` are comparisons whose longer arms are taken, `record` is the text of `run.flags`.
+    `prefixes` are comparisons whose longer arms are taken, `record` is the text of `run.flags`, `pictures` are those
+    of all settings, as in a manifest.
     """
 
     directory: pathlib.Path
@@ -86,6 +88,7 @@ class Comparison(NamedTuple):
     against: str | None
     prefixes: tuple[str, ...]
     record: str
+    pictures: Mapping[str, Any]
 
 
 def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
@@ -134,6 +137,8 @@ def refresh(comparison: Comparison) -> None:
     if comparison.claims:
         text = json.dumps(verdicts, indent=2)
         files.write_atomically(directory / "claims.json", text.encode() + b"\n")
+    else:
+        (directory / "claims.json").unlink(missing_ok=True)  # of arms and claims of before
     report.write(directory, arms, verdicts, comparison.record)
 
 
@@ -163,7 +168,13 @@ def compare(
     directory, jobs = comparison.directory, {}
     if not conduct.overwrite:
         processes.first(lambda: check_first_pair(directory, comparison.record))
-    workdir.begin(directory, comparison.record, conduct.overwrite, changeable=CHANGEABLE)
+    workdir.begin(
+        directory,
+        comparison.record,
+        conduct.overwrite,
+        changeable=CHANGEABLE,
+        inputs={"pictures": comparison.pictures},
+    )
     if not processes.first((directory / "report.html").exists):
         refresh(comparison)
     pace = clocks.Pace(1.0)
@@ -212,13 +223,12 @@ def main() -> None:
     variables = base.parametrization or "pixels"
     schedule = {"scales": base.scales or 1, "steps": base.steps or inputs.STEPS}
     base = dataclasses.replace(base, parametrization=variables, **schedule)
-    for text in specs.values():
-        arm.parse_optimizer(dataclasses.replace(base, optimizer=text))
+    parsed = [arm.parse_optimizer(dataclasses.replace(base, optimizer=text)) for text in specs.values()]
     found = plan(base, pairs or (), seeds)
-    for each in found[
-        : len(found) // seeds
-    ]:  # so that a picture of no use is told before anything is written
-        task.pose(each.settings, cache)
+    # So that what is of no use is told before anything is written.
+    posed = [task.pose(each.settings, cache) for each in found[: len(found) // seeds]]
+    for each, spec in itertools.product(posed, parsed):
+        programs.check_strips(each, len(programs.spread(spec, cache)))
     # The pictures of a pair stand in the records of its arms.
     given = {"content": None, "style": None, "pair": tuple(pairs)} if pairs else {}
     above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
@@ -227,7 +237,8 @@ def main() -> None:
     directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
     tell_missing([("against", against), *(("prefix_of", each) for each in prefixes)])
     with workdir.claimed(directory):
-        asked = Comparison(directory, found, specs, experiment, against, prefixes, record)
+        found_pictures = {path: each for one in posed for path, each in one.facts["pictures"].items()}
+        asked = Comparison(directory, found, specs, experiment, against, prefixes, record, found_pictures)
         compare(asked, cache, conduct, launcher)
     print(f"report: {directory / 'report.html'}")
 

@@ -224,6 +224,13 @@ def parse_style(text: str) -> tuple[str, float]:
     return path, share
 
 
+def paths(settings: Settings) -> list[str]:
+    """The pictures that the settings name besides the photo, and what is no file among them."""
+    several = (*(settings.content_mask or ()), *(settings.style_mask or ()))
+    styles = (parse_style(text)[0] for text in settings.style)
+    return [path for path in (*styles, *several, settings.content_weight_mask, settings.init) if path]
+
+
 def run_name(settings: Settings) -> str:
     """PHOTO-STYLE, by the names of the pictures without folders and endings: where a run goes by default."""
     paths = [settings.content, *(parse_style(text)[0] for text in settings.style)]

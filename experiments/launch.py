@@ -235,7 +235,7 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
         print(_help(), end="")
         sys.exit()
     try:
-        rest = flags.FLAGS(arguments)
+        rest = flags.FLAGS(_expanded(arguments))
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
         for flag in _one_line_flags():
@@ -253,6 +253,35 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
     except (flags.Error, UserError, ValueError) as error:
         _fail(error)
     return rest
+
+
+def _expanded(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flagfiles read. What comes after one wins, a repeatable flag over all of its name in it."""
+    known, given = flags.FLAGS, list(arguments)
+    groups: list[tuple[list[str], bool]] = []
+    while given:
+        first = given.pop(0)
+        named = _name(first) == "flagfile" and first.startswith("-")
+        if named and "=" not in first and given:
+            first = f"--flagfile={given.pop(0)}"
+        groups.append((known.read_flags_from_files([first], force_gnu=False) if named else [first], named))
+    found: list[str] = []
+    later: set[str] = set()
+    for group, is_file in reversed(groups):
+        names = [_name(each) for each in group if each.startswith("-")]
+        if is_file:
+            group = [each for each in group if not (_name(each) in later and _repeatable(_name(each)))]
+        later.update(names)
+        found = group + found
+    return found
+
+
+def _name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0]
+
+
+def _repeatable(name: str) -> bool:
+    return name in flags.FLAGS and isinstance(flags.FLAGS[name], flags.MultiFlag)
 
 
 def _one_line_flags() -> Iterator[flags.Flag]:
@@ -289,6 +318,11 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
     except Interrupted as interruption:
         print(f"interrupted by {interruption}; the same command goes on from here", file=sys.stderr)
         sys.exit(interruption.exit_status)
+    except OSError as error:
+        if error.filename is None:
+            processes.await_verdict(error)
+            raise
+        _fail(UserError(f"{os.fsdecode(error.filename)!r}: {error.strerror}"))
     except Exception as error:
         processes.await_verdict(error)
         raise

@@ -40,11 +40,18 @@ _RESULT = flags.DEFINE_multi_string(
     ["runs/portrait-night"],
     "Folder of a run, of runs or of a comparison, or a picture; repeatable.",
 )
-for _name in (
-    *("content", "style", "content_mask", "style_mask", "size", "resize", "style_scale", "preserve_color"),
-    "compilation_cache",
-):
+
+#: What is said of a picture by flags, and of a run by its record.
+OF_PICTURES = (
+    *("content", "style", "content_mask", "style_mask"),
+    *("size", "resize", "style_scale", "preserve_color"),
+)
+for _name in (*OF_PICTURES, "compilation_cache"):
     flags.declare_key_flag(_name)
+
+
+#: Files of folders that commands have written and that hold no picture.
+_OF_NO_PICTURE = ("sweep.csv", "tables.md", "plane.png")
 
 
 def _arms(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -61,8 +68,10 @@ def results(path: pathlib.Path) -> list[pathlib.Path]:
         return [path]
     folders = [path]
     if os.path.isdir(path) and not (path / "image.png").exists():
-        runs = [record.parent for record in sorted(path.glob("*/run.flags"))]
-        pictured = [run for run in runs if not (run / "sweep.csv").exists()]
+        runs = [record.parent for depth in ("*", "*/*") for record in sorted(path.glob(f"{depth}/run.flags"))]
+        pictured = [
+            run for run in runs if _arms(run) or not any((run / name).exists() for name in _OF_NO_PICTURE)
+        ]
         folders = _arms(path) or [each for run in pictured for each in _arms(run) or [run]] or folders
     for folder in folders:
         for name in ("run.flags", "image.png"):
@@ -97,6 +106,12 @@ def main() -> None:
         found = [
             run if (run / "run.flags").is_file() else each for run, each in zip(runs, found, strict=True)
         ]
+    if all(each.is_dir() for each in found) and (
+        said := [name for name in OF_PICTURES if settings.given(name)]
+    ):
+        raise UserError(
+            f"--{said[0]}: the record of a run says what it was made of; leave it out, or name a picture"
+        )
     by = yardstick.load()
     for each in found:
         if each.is_dir():

@@ -79,13 +79,22 @@ def place(task: Task, number: int, grid: Mesh) -> Place:
     Raises:
       UserError: rows are to go in strips as well.
     """
-    if task.form.strips > 1 and grid.shape["rows"] > 1:
-        raise UserError(
-            f"--strips={task.form.strips}: a picture that is spread over {grid.shape['rows']} devices has none; take "
-            "--devices=1, or no strips"
-        )
+    check_strips(task, grid.shape["rows"])
     form, problem = lay(task, number, grid)
     return Place(grid, form, mesh.put(problem, mesh.problems(grid, problem)))
+
+
+def check_strips(task: Task, devices: int) -> None:
+    """Refuses strips of a picture that is spread over devices.
+
+    Raises:
+      UserError: it is so.
+    """
+    if task.form.strips > 1 and devices > 1:
+        raise UserError(
+            f"--strips={task.form.strips}: a picture that is spread over {devices} devices has none; take "
+            "--devices=1, or no strips"
+        )
 
 
 def lay(task: Task, number: int, grid: Mesh) -> tuple[objective.Form, objective.Problem]:

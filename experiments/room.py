@@ -9,7 +9,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.losses import objective, strips
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import memory, processes
+from jaxstyle.runs import memory, processes, workdir
 
 from . import inputs
 from .settings import Settings, parse
@@ -36,6 +36,13 @@ def with_strips(
     return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
 
 
+def chosen(settings: Settings) -> Sequence[str]:
+    """The flags that `with_strips` sets: where a run has begun, it goes on with its own."""
+    if settings.strips:
+        return ()
+    return ("strips",) if settings.remat else ("strips", "remat")
+
+
 @processes.alone
 def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
@@ -43,7 +50,10 @@ def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     if settings.strips or not path.is_file():
         return settings
     with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
-        there = parse(path.read_text("utf-8", "replace"))
+        flags = workdir.by_name(path.read_text("utf-8", "replace"))  # a sweep's are more than a run's
+        there = parse(
+            "\n".join(line for name in ("content", "strips", "remat") for line in flags.get(name, ()))
+        )
         again = settings.remat or ((there.strips or 1) > 1 and there.remat)
         return dataclasses.replace(settings, strips=there.strips, remat=again)
     return settings

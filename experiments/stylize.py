@@ -8,9 +8,10 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 
 import dataclasses
 import glob
+import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -74,6 +75,20 @@ def photos(content: str) -> list[str]:
     return sorted(found)
 
 
+def check_output(output: str, given: Settings, found: Sequence[str]) -> None:
+    """Tells early that --output cannot be written, or is a file that the picture is to be made of.
+
+    Raises:
+      UserError: it is so.
+    """
+    pictures.check_writable(output, given.bits)
+    for path in (*found, *inputs.paths(given), given.weights):
+        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise UserError(
+                f"--output={output}: is {path!r}, which the picture is made of; take another name"
+            )
+
+
 class Request(NamedTuple):
     """What the flags ask for besides the picture itself."""
 
@@ -130,16 +145,44 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
 
 
 def stylize(given: Settings, directory: pathlib.Path | None, request: Request, cache: Cache) -> None:
-    """Makes the picture of the settings in a directory, by default one of its name, or goes on with it."""
+    """Makes the picture of the settings in a directory, by default one of its name, or goes on with it.
+
+    Raises:
+      UserError: it cannot be made there.
+    """
     spec = arm.parse_optimizer(given)
     if "@" not in given.optimizer:  # so that the record of a run does not depend on what suits
         variables = dict(spec.static).get("parametrization", "pixels")
         given = dataclasses.replace(given, parametrization=variables)
-    if directory is None:
-        record = settings.record(task.pose(given, cache).settings)
-        changeable = () if given.strips else ("strips",)
-        directory = workdir.find(launch.RUNS, inputs.run_name(given), record, changeable)
-    posed = task.pose(room.as_begun(given, directory), cache)
+    if directory is not None:
+        make(given, spec, directory, request, cache)
+        return
+    record = settings.record(task.pose(given, cache).settings)
+
+    def find() -> pathlib.Path:
+        return workdir.find(launch.RUNS, inputs.run_name(given), record, room.chosen(given))
+
+    while True:
+        directory = find()
+        try:
+            make(given, spec, directory, request, cache)
+            return
+        except workdir.HeldError:
+            time.sleep(0.1)  # until the other, which took it meanwhile, has recorded what it makes
+            if processes.first((directory / "run.flags").is_file) and find() == directory:
+                raise
+
+
+def make(
+    given: Settings, spec: catalogue.Spec, directory: pathlib.Path, request: Request, cache: Cache
+) -> None:
+    """Makes the picture of the settings in a directory, or goes on with it.
+
+    Raises:
+      UserError: it cannot be made there.
+    """
+    posed = task.pose(given if request.conduct.overwrite else room.as_begun(given, directory), cache)
+    programs.check_strips(posed, len(programs.spread(spec, cache)))
     if request.dry_run:
         describe(posed, spec, cache)
         return
@@ -285,9 +328,9 @@ def main() -> None:
     request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, preview, launch.conduct())
     cache, directory = Cache(launch.devices()), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)
-    if request.output:
-        processes.first(lambda: pictures.check_writable(request.output, given.bits))
     found = processes.first(lambda: photos(given.content))
+    if request.output:
+        processes.first(lambda: check_output(request.output, given, found))
     if found == [given.content]:
         stylize(given, directory, request, cache)
     else:

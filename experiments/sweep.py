@@ -24,7 +24,7 @@ from jaxstyle.lab import figures, records, tensorboard
 from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
 
-from . import arm, cluster, inputs, lanes, launch, regions, settings, task
+from . import arm, cluster, inputs, lanes, launch, regions, room, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -196,15 +196,28 @@ def main() -> None:
     for name in OF_PICTURES:
         if getattr(given, name) != getattr(Settings(), name):
             raise UserError(f"--{name}={getattr(given, name)}: a sweep leaves no pictures; leave it out")
-    posed = task.pose(dataclasses.replace(given, scales=1, steps=given.steps or inputs.STEPS), cache)
-    record = settings.record(posed.settings, optimizer=texts, learning_rates=record_rates, chunk=chunk)
-    name = f"sweep-{inputs.run_name(given)}"
-    directory = workdir.find(launch.RUNS, name, record) if where is None else pathlib.Path(where)
+    given = dataclasses.replace(given, scales=1, steps=given.steps or inputs.STEPS)
+
+    def pose(given: Settings) -> tuple[task.Task, str]:
+        posed = task.pose(given, cache)
+        above = {"optimizer": texts, "learning_rates": record_rates, "chunk": chunk}
+        return posed, settings.record(posed.settings, **above)
+
+    posed, record = pose(given)
+    if where is None:
+        name = f"sweep-{inputs.run_name(given)}"
+        directory = workdir.find(launch.RUNS, name, record, room.chosen(given))
+    else:
+        directory = pathlib.Path(where)
+    if not conduct.overwrite:
+        posed, record = pose(room.as_begun(given, directory))
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
-        manifest = describe(directory, posed, len(cache.devices))
         regions.write(posed.masks, directory)
-        with journal.told(directory, manifest):
+        ended = all(lanes.read(directory / "parts" / label, rates) is not None for label in specs)
+        # What runs nothing says nothing new of what it was run on.
+        before = journal.find_manifest(directory) if ended else None
+        with journal.told(directory, before or describe(directory, posed, len(cache.devices))):
             run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
     print(f"figure: {directory / 'sensitivity.png'}")
 

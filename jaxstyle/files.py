@@ -3,10 +3,19 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import uuid
 
 #: What a killed process was writing, as a pattern of names.
 DRAFTS = f".{'[0-9a-f]' * 32}.partial"
+
+
+def remove(path: pathlib.Path) -> None:
+    """Deletes a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:

@@ -84,6 +84,18 @@ def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(saved, capl
     assert restored_step(saved) == 3
 
 
+def test_one_that_cannot_be_read_now_is_not_damaged(saved, monkeypatch):
+    checkpoints = Checkpoints(saved)
+
+    def refuse(*_, **__):
+        raise ValueError("PERMISSION_DENIED: Error opening file [os_error_code='13']")
+
+    monkeypatch.setattr(checkpoints._checkpointer, "restore", refuse)
+    with pytest.raises(PermissionError):
+        checkpoints.restore(lambda step: state())
+    assert restored_step(saved) == 3
+
+
 def test_without_a_whole_one_there_is_none(saved, caplog):
     for step in ("2", "3"):
         shutil.rmtree(saved / "checkpoints" / step / "state")

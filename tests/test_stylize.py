@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -338,6 +339,7 @@ BAD = {
     "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
     "a workdir that is a file": (["--workdir={folder}/words.png"], "words.png"),
     "a value of two lines": (["--optimizer=adam:learning_rate=1,\nb1=0.9"], "one line"),
+    "a name that no system takes": (["--content={folder}/" + 300 * "x"], "xxx"),
     "a flagfile that is not there": (["--flagfile=missing.flags"], "missing.flags"),
     "a flagfile that is no text": (["--flagfile={folder}/pixel.png"], "decode"),
 }
@@ -580,6 +582,63 @@ def test_a_workdir_of_another_run_is_refused_unless_overwritten(folder, whole, s
     assert results(workdir) == results(whole)
 
 
+def test_what_cannot_run_or_is_made_of_the_run_itself_overwrites_nothing(folder, whole, stylize):
+    workdir = shutil.copytree(whole, folder / "precious")
+    before = results(workdir)
+    for flags, named in (
+        (["--strips=2", "--devices=2"], "--strips=2"),
+        ([f"--init={workdir / 'image.png'}"], "image.png"),
+    ):
+        status, _, errors = stylize("--steps=1", *flags, f"--workdir={workdir}", "--overwrite")
+        assert (status, len(errors.splitlines())) == (2, 1), errors
+        assert named in errors
+        assert results(workdir) == before
+
+
+def test_what_is_overwritten_leaves_the_next_run_no_strips(folder, stylize):
+    workdir = folder / "strips"
+    assert stylize("--steps=1", "--strips=2", f"--workdir={workdir}")[0] == 0
+    assert stylize("--steps=1", f"--workdir={workdir}", "--overwrite")[0] == 0
+    assert "--strips=1\n" in (workdir / "run.flags").read_text()
+
+
+def test_strays_and_links_among_checkpoints_stop_nothing(folder, whole, stylize):
+    workdir = shutil.copytree(whole, folder / "strays")
+    (workdir / "checkpoints/.DS_Store").touch()
+    flags = f"--steps={STEPS}", f"--workdir={workdir}"
+    status, output, errors = stylize(*flags)
+    assert (status, "finished before" in output) == (0, True), errors
+    shutil.move(workdir / "checkpoints", folder / "scratch")
+    (workdir / "checkpoints").symlink_to(folder / "scratch")
+    assert stylize(*flags, "--overwrite")[0] == 0
+    assert results(workdir) == results(whole)
+
+
+def test_a_picture_that_a_run_is_made_of_is_not_written_over(folder, stylize):
+    photo = folder / "mine.png"
+    shutil.copy(folder / "content.png", photo)
+    before, flags = (
+        photo.read_bytes(),
+        (f"--content={photo}", "--style=sample:night", *narrow.FEW, "--steps=1"),
+    )
+    for output in (photo, folder / "stylize.png"):
+        if output != photo:
+            output.symlink_to(photo)
+        status, _, errors = stylize(*flags, f"--workdir={folder / 'into'}", f"--output={output}")
+        assert (status, len(errors.splitlines())) == (2, 1), errors
+        assert f"--output={output}" in errors
+    assert photo.read_bytes() == before
+    assert not (folder / "into").exists()
+
+
+def test_runs_that_start_at_once_without_a_workdir_have_one_each(folder, start, tmp_path):
+    runs = [start("--steps=2", f"--seed={seed}", cwd=tmp_path) for seed in (1, 2, 3)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in runs]
+    assert [status for _, status in ends] == [0, 0, 0], ends
+    made = sorted(path.read_text().split("--seed=")[1][0] for path in tmp_path.glob("runs/*/run.flags"))
+    assert made == ["1", "2", "3"]
+
+
 def test_files_of_no_run_are_never_overwritten(tmp_path, stylize):
     picture = tmp_path / "image.png"
     picture.write_bytes(b"mine")
@@ -808,6 +867,27 @@ def test_two_processes_that_race_for_one_workdir_leave_one_whole_run(folder, sta
         assert status in (0, 2), errors
         assert (status == 2) == ("is writing there; wait for it or choose another" in errors)
     assert results(workdir) == results(whole)
+
+
+def test_a_repeatable_flag_after_a_flagfile_takes_the_place_of_those_in_it(folder, start):
+    (folder / "two.flags").write_text(
+        "--style=sample:night\n--style=sample:cat\n--style_layer=block1_conv1\n"
+    )
+    for number, (flags, styles) in enumerate(
+        {
+            (f"--flagfile={folder / 'two.flags'}", "--style=sample:facets"): ["facets"],
+            ("--flagfile", f"{folder / 'two.flags'}", "--style", "sample:facets"): ["facets"],
+            (f"--flagfile={folder / 'two.flags'}",): ["night", "cat"],
+        }.items()
+    ):
+        workdir = folder / f"later{number}"
+        photo = f"--content={folder / 'content.png'}"
+        done = start(photo, *flags, "--content_layer=block2_conv1", "--steps=1", f"--workdir={workdir}")
+        _, errors = done.communicate(timeout=120)
+        assert done.returncode == 0, errors
+        record = (workdir / "run.flags").read_text()
+        assert re.findall("^--style=sample:(.*)$", record, re.M) == styles
+        assert record.count("--style_layer=") == 1
 
 
 def test_flagfiles_may_name_flagfiles(folder, stylize, whole):

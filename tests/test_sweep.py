@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -46,6 +47,16 @@ def test_there_is_a_row_for_each_rate_and_lanes_that_diverge_leave_others_alone(
     assert all(float(row["best_total"]) <= float(row["final_total"]) for row in rows)
     with Image.open(directory / "sensitivity.png") as figure:
         assert figure.width > 600
+
+
+def test_a_sweep_that_has_ended_says_what_it_ran_on_and_is_known_with_its_strips(flags, tmp_path):
+    rates = ("--learning_rates=1,3", "--steps=2", f"--workdir={tmp_path}")
+    narrow.run("experiments.sweep", *flags, *rates, "--strips=2", check=True)
+    before = (tmp_path / "manifest.json").read_bytes()
+    core = min(os.sched_getaffinity(0))
+    done = narrow.run("experiments.sweep", *flags, *rates, cores=[core])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_a_lane_agrees_with_a_run_alone(sweep, flags, tmp_path):

@@ -6,7 +6,6 @@ import logging
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxstyle import files
 from jaxstyle.runs import processes
 
 
@@ -42,12 +42,8 @@ def _from_numpy(array: np.ndarray | None, like: Any) -> Any:
     return leaf
 
 
-def _delete(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
+#: Errors of the system that say that a part of a checkpoint is missing.
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 #: Of several processes the first has the files, and orbax is not to wait for the others.
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
@@ -74,7 +70,7 @@ class Checkpoints:
         self._checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_ALONE)
         for path in self._directory.iterdir():
             if not path.name.isdecimal():
-                _delete(path)
+                files.remove(path)
 
     @processes.alone
     def _steps(self) -> list[int]:
@@ -117,7 +113,7 @@ class Checkpoints:
     @processes.alone
     def _forget(self, step: int) -> None:
         path = self._directory / str(step)
-        _delete(path.rename(path.with_suffix(".old")))  # so that it is there whole or not at all
+        files.remove(path.rename(path.with_suffix(".old")))  # so that it is there whole or not at all
 
     def restore(self, structure: Callable[[int], Any]) -> tuple[Any, np.ndarray] | None:
         """The newest whole checkpoint as a state of the structure at its step and its rows, if there is one."""
@@ -128,8 +124,11 @@ class Checkpoints:
                 rows = leaves.pop("rows")
                 state = [_from_numpy(leaves.get(f"{i:04}"), leaf) for i, leaf in enumerate(like)]
                 return jax.tree.unflatten(tree, state), rows
-            # Whatever a damaged file makes a reader raise, the answer is the checkpoint before.
+            # What is there and cannot be read now is not damaged. But whatever a damaged file makes a reader raise,
+            # the answer is the checkpoint before.
             except Exception as error:
+                if isinstance(error, OSError) and not isinstance(error, _MISSING):
+                    raise
                 reason = " ".join(str(error).split())[:120] or type(error).__name__
                 logging.warning("checkpoint %d is damaged (%s); going back before it", step, reason)
                 self._forget(step)
@@ -140,7 +139,8 @@ class Checkpoints:
         folder = self._directory / str(step)
         if _digest(folder / "state") != (folder / "sha256").read_text():
             raise ValueError("its SHA-256 does not match")
-        leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
+        with _errors_of_the_system():
+            leaves = self._checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
         return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 

@@ -18,14 +18,13 @@ import os
 import pathlib
 import platform
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import filelock
 
 from jaxstyle.errors import UserError
-from jaxstyle.files import DRAFTS, write_atomically
+from jaxstyle.files import DRAFTS, remove, write_atomically
 from jaxstyle.runs import processes
 from jaxstyle.runs.journal import find_manifest
 
@@ -122,8 +121,8 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
 
 
 def names(name: str) -> Iterator[str]:
-    """NAME, NAME-2, NAME-3 …, made safe for a file's name."""
-    stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".") or "run"
+    """NAME, NAME-2, NAME-3 …, made safe for a file's name, of which most systems take 255 bytes."""
+    stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".").encode()[:200].decode(errors="ignore") or "run"
     return (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
 
 
@@ -139,15 +138,16 @@ def find(
     """
     for safe in names(name):
         directory = parent / safe
-        if not directory.exists() or (
-            directory.is_dir() and not {path.name for path in directory.iterdir()} - {LOCK}
-        ):
+        if not directory.exists():
             return directory
-        record = directory / "run.flags"
-        if record.is_file() and not differing(record.read_text("utf-8", "replace"), flags).difference(
-            changeable
-        ):
-            return directory
+        with contextlib.suppress(PermissionError):  # of another user
+            if directory.is_dir() and not {path.name for path in directory.iterdir()} - {LOCK}:
+                return directory
+            record = directory / "run.flags"
+            if record.is_file() and not differing(record.read_text("utf-8", "replace"), flags).difference(
+                changeable
+            ):
+                return directory
     raise AssertionError("numbers do not end")
 
 
@@ -183,6 +183,12 @@ def begin(
                     f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
                 )
     elif overwrite:
+        if own := next(
+            (name for name in (inputs or {}).get("pictures", ()) if _within(directory, name)), None
+        ):
+            raise UserError(
+                f"--overwrite: would delete {own!r}, which the run is to be made of; copy it to another folder"
+            )
         _delete(directory)
     for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
         draft.unlink()
@@ -207,8 +213,14 @@ def begin(
     if manifest is None or status != "unfinished":
         # Of inputs that nothing tells, or of a process killed in its last moment.
         for path in (*directory.glob("checkpoints/*"), *directory.glob("parts/*")):
-            shutil.rmtree(path)
+            remove(path)
     return status
+
+
+def _within(directory: pathlib.Path, name: str) -> bool:
+    """Whether a path is one of the files that `_delete` deletes, or in such a folder."""
+    path, directory = pathlib.Path(os.path.realpath(name)), pathlib.Path(os.path.realpath(directory))
+    return path.is_relative_to(directory) and path.relative_to(directory).parts[0] in (*FILES, *FOLDERS)
 
 
 def _delete(directory: pathlib.Path) -> None:
@@ -216,8 +228,8 @@ def _delete(directory: pathlib.Path) -> None:
     for name in FILES:
         (directory / name).unlink(missing_ok=True)
     for name in FOLDERS:
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
+        if (directory / name).exists() or (directory / name).is_symlink():
+            remove(directory / name)
     # The last, so that nothing of this run can pass for one of other flags.
     (directory / "run.flags").unlink()
 
