@@ -177,6 +177,7 @@ def test_an_optimizer_has_one_colour_in_all_figures():
     other = figures.colours(["lbfgs", "adam-learning_rate=1", "scipy-lbfgs", "lbfgs@fourier:exponent=0.5"])
     assert one["lbfgs"] == other["lbfgs"]
     assert one["adam-learning_rate=10"] == other["adam-learning_rate=1"]
+    assert one == figures.colours(reversed(one))
     assert len({*one.values()}) == 4
     assert len({*other.values()}) == 4
     assert len(figures.colours(map(str, range(50)))) == 50

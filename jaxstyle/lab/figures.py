@@ -43,13 +43,25 @@ _COLOURS = (
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
-    """A colour for each label: an optimizer's own for its first label, others for what is left."""
+    """By label an optimizer's own colour for its largest rate, the light one for the next, others for the rest."""
     palette = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]
-    own, names = dict(zip(_COLOURS, palette, strict=True)), {label: optimizer(label) for label in labels}
-    first = {name: label for label, name in reversed(names.items())}
-    found = {label: own[name] for name, label in first.items() if name in own}
+    own, light = (
+        dict(zip(_COLOURS, palette, strict=True)),
+        dict(zip(_COLOURS[::2], palette[1::2], strict=True)),
+    )
+    names, found = {label: optimizer(label) for label in labels}, {}
+    for shades in (own, light):
+        for label in sorted(names, key=_rate, reverse=True):
+            shade = shades.get(names[label])
+            if label not in found and shade and shade not in found.values():
+                found[label] = shade
     left = itertools.cycle([each for each in palette if each not in found.values()] or palette)
     return {label: found.get(label) or next(left) for label in names}
+
+
+def _rate(label: str) -> float:
+    rate = re.search(r"learning_rate=([\d.e+-]+)", label)
+    return float(rate[1]) if rate else 0.0
 
 
 def optimizer(label: str) -> str:
