@@ -417,8 +417,8 @@ def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_c
         median, _, rest = cell.strip().partition(", ")
         assert median == (f"{np.median(parts):.2f}" if "0.35" in arm else f"**{np.median(parts):.2f}**")
         never = {0: "", 1: "one never", 2: "two never", 3: "three never"}[int(np.isinf(parts).sum())]
-        if rest.startswith("all below "):
-            assert max(parts) <= float(rest.removeprefix("all below "))
+        if rest.endswith(" at most"):
+            assert f"{max(parts):.2f} at most" == rest
         else:
             assert rest == never
 
