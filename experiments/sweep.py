@@ -209,8 +209,8 @@ def main() -> None:
         directory = workdir.find(launch.RUNS, name, record, room.chosen(given))
     else:
         directory = pathlib.Path(where)
-    if not conduct.overwrite:
-        posed, record = pose(room.as_begun(given, directory))
+    if not conduct.overwrite and (begun := room.as_begun(given, directory)) != given:
+        posed, record = pose(begun)
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
         regions.write(posed.masks, directory)

@@ -70,13 +70,12 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
     Raises:
       UserError: it is neither a whole number of 1 or more nor two of them.
     """
-    sides = (
-        [size] if isinstance(size, numbers.Integral) else [*size] if isinstance(size, tuple | list) else []
-    )
+    both = isinstance(size, tuple | list)
+    sides = [*size] if both else [size]
     whole = all(isinstance(side, numbers.Integral) and side >= 1 for side in sides)
-    if not (whole and len(sides) == (2 if isinstance(size, tuple | list) else 1)):
+    if not whole or len(sides) != 1 + both:
         raise UserError(f"{size} pixels are no size of a picture")
-    if len(sides) == 2:
+    if both:
         return sides[0], sides[1]
     longer = max(width, height)
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
