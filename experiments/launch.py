@@ -318,12 +318,9 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
     except Interrupted as interruption:
         print(f"interrupted by {interruption}; the same command goes on from here", file=sys.stderr)
         sys.exit(interruption.exit_status)
-    except OSError as error:
-        if error.filename is None:
-            processes.await_verdict(error)
-            raise
-        _fail(UserError(f"{os.fsdecode(error.filename)!r}: {error.strerror}"))
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            _fail(UserError(f"{os.fsdecode(error.filename)!r}: {error.strerror}"))
         processes.await_verdict(error)
         raise
 

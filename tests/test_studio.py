@@ -191,20 +191,20 @@ def test_too_many_bytes_or_pixels_are_refused(tmp_path, monkeypatch):
 # --- one run at a time --------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 name, kind = sys.argv[1:]
-log = open("log", "a", buffering=1)
+log = os.open("log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)  # a file object cannot be written to while it is
 def stop(*_):
-    log.write(f"{name} stopped\\n")
+    os.write(log, f"{name} stopped\\n".encode())
     sys.exit(130)
 signal.signal(signal.SIGTERM, stop)
-log.write(f"{name} begins\\n")
+os.write(log, f"{name} begins\\n".encode())
 if kind == "fails":
     print("job: --size=0: must be more", file=sys.stderr)
     sys.exit(2)
 while kind == "waits" and not pathlib.Path(name).exists():
     time.sleep(0.01)
-log.write(f"{name} ends\\n")
+os.write(log, f"{name} ends\\n".encode())
 """
 
 
