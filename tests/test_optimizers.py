@@ -85,6 +85,7 @@ RATES = {
     "gd": 0.02, "momentum": 0.005, "sgd": 0.02, "adafactor": 0.1, "adadelta": 300.0,
     "adadelta-tf1gpu": 0.01, "adagrad": 20.0, "adamax": 5.0, "fromage": 0.03, "lamb": 0.05,
     "lars": 10.0, "noisy_sgd": 0.02, "optimistic_gradient_descent": 0.01, "radam": 0.03, "sm3": 10.0,
+    "schedule_free_sgd": 0.01,
 }  # fmt: skip
 
 
@@ -118,6 +119,23 @@ def test_an_optimizer_that_is_given_no_rate_descends_or_asks_for_one():
         elif name != "adafactor":  # whose steps are relative to the image without one
             with pytest.raises(UserError, match="needs a learning_rate"):
                 catalogue.parse(name)
+
+
+def test_schedule_free_descent_goes_where_its_average_pulls_it():
+    """Defazio et al. 2024, equations 2 to 4, on x²/2: the iterate is y, the running mean of z and a tenth of z."""
+    y = z = mean = 1.0
+    wanted = []
+    for step in range(1, 8):
+        z -= 0.5 * y
+        mean += (z - mean) / step
+        y = 0.1 * z + 0.9 * mean
+        wanted.append(0.5 * y * y)
+
+    def half_square(x):
+        return Evaluation(0.5 * jnp.sum(x**2), Terms(*3 * [jnp.float32(0)]), x)
+
+    totals, *_ = minimise("schedule_free_sgd:learning_rate=0.5", half_square, jnp.ones((1, 1, 1)), 7)
+    np.testing.assert_allclose(totals[1:], wanted, rtol=1e-5)
 
 
 def test_a_cosine_rate_falls_to_nothing_over_its_steps():
@@ -469,6 +487,7 @@ def test_an_optax_alias_is_optaxs_own_step():
         ("adam:learning_rate=nan", "learning_rate must be greater than 0"),
         ("adam:learning_rate=inf", "learning_rate must be greater than 0"),
         ("adam:b1=1", r"b1 must be in \[0, 1\)"),
+        ("schedule_free_sgd:learning_rate=1,b1=0", "b1 must be from 0.001, below 1"),
         ("adam:nesterov=maybe", "nesterov must be true or false"),
         ("lbfgs:history_size=0", "history_size must be from 1 to 1000"),
         ("lbfgs:curvature=0.0001", "curvature must be greater than sufficient_decrease"),

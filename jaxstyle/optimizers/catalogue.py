@@ -46,6 +46,21 @@ def _momentum(
     return optax.sgd(learning_rate, momentum, nesterov)
 
 
+def _schedule_free_adamw(
+    learning_rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Its iterate is where it takes gradients, b1 of its running average and the rest of what it moves.
+
+    Defazio et al. 2024, "The Road Less Scheduled", whose result is the average alone.
+    """
+    return optax.contrib.schedule_free_adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+
+def _schedule_free_sgd(learning_rate: float, b1: float = 0.9) -> optax.GradientTransformation:
+    """Likewise, of gradient descent."""
+    return optax.contrib.schedule_free_sgd(learning_rate, b1=b1)
+
+
 _LINE_SEARCH_METHODS: dict[str, Callable[..., Optimizer]] = {
     "lbfgs": lbfgs,
     "optax-lbfgs": optax_lbfgs,
@@ -53,10 +68,13 @@ _LINE_SEARCH_METHODS: dict[str, Callable[..., Optimizer]] = {
     "nonlinear-cg": nonlinear_cg,
 }
 
+_SCHEDULE_FREE = {"schedule_free_adamw": _schedule_free_adamw, "schedule_free_sgd": _schedule_free_sgd}
+
 _TRANSFORMATIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "gd": _gd,
     "momentum": _momentum,
     "adadelta-tf1gpu": adadelta_tf1gpu,
+    **_SCHEDULE_FREE,
 } | {
     name: getattr(optax, name)
     for name in (
@@ -103,7 +121,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     },
 }
 
-#: Ranges that hyperparameters must be in: (lowest, highest, words for it).
+#: Ranges that hyperparameters must be in, of all optimizers or of one: (lowest, highest, words for it).
 _FRACTION = (0.0, float(np.nextafter(np.float32(1), np.float32(0))), "in [0, 1)")
 _POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
 _RANGES = {
@@ -112,6 +130,8 @@ _RANGES = {
     **dict.fromkeys(("history_size", "memory_size"), (1, 1000, "from 1 to 1000")),
     "sufficient_decrease": (math.ulp(0.0), math.nextafter(0.5, 0.0), "between 0 and 1/2"),
     "curvature": _FRACTION,
+    # They divide by it.
+    **{(name, "b1"): (1e-3, _FRACTION[1], "from 0.001, below 1") for name in _SCHEDULE_FREE},
     **dict.fromkeys(
         ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),
         (0.0, math.inf, "0 or greater"),
@@ -232,7 +252,8 @@ def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | in
         number = kind(value)
     except ValueError:
         raise refuse("a whole number" if kind is int else "a number") from None
-    lowest, highest, words = _RANGES.get(key, (-math.inf, math.inf, "finite"))
+    limits = _RANGES.get((name, key)) or _RANGES.get(key)
+    lowest, highest, words = limits or (-math.inf, math.inf, "finite")
     if not (math.isfinite(number) and lowest <= number <= highest):
         raise refuse(words)
     return number
