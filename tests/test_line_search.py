@@ -26,7 +26,7 @@ def visitor(function):
     return Visit(visit)
 
 
-def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1):
+def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1, strong=False):
     visit = visitor(function)
     start = visit(jnp.zeros((1, 1, 3)))
     found = jax.jit(
@@ -38,6 +38,7 @@ def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1):
             sufficient_decrease=1e-4,
             curvature=curvature,
             max_evaluations=max_evaluations,
+            strong=strong,
         )
     )()
     return start, found
@@ -54,6 +55,25 @@ def test_an_accepted_step_satisfies_the_weak_wolfe_conditions(function, first_tr
     np.testing.assert_allclose(end.image, start.image + found.stepsize * direction, rtol=1e-6)
     assert end.evaluation.total <= start.evaluation.total + 1e-4 * found.stepsize * slope
     assert np.vdot(end.evaluation.gradient, direction) >= 0.9 * slope
+
+
+@pytest.mark.parametrize("function", sorted(FUNCTIONS.keys() - {"kink"}))
+@pytest.mark.parametrize("first_trial", [1e-6, 1e-2, 1.0, 1e3])
+def test_with_strong_conditions_it_does_not_rise_steeply_either(function, first_trial):
+    start, found = search(FUNCTIONS[function], first_trial, curvature=0.1, strong=True)
+    assert found.accepted
+    direction = -start.evaluation.gradient
+    slope = np.vdot(start.evaluation.gradient, direction)
+    assert found.iterate.evaluation.total <= start.evaluation.total + 1e-4 * found.stepsize * slope
+    assert abs(np.vdot(found.iterate.evaluation.gradient, direction)) <= 0.1 * abs(slope)
+
+
+def test_at_a_kink_a_search_for_strong_conditions_gives_the_best_it_has_tried():
+    """At 3 each coordinate's slope jumps from -0.4 to 1.6: nowhere is it small."""
+    _, found = search(FUNCTIONS["kink"], 1.0, curvature=0.1, strong=True)
+    assert not found.accepted
+    assert found.evaluations == 30
+    np.testing.assert_allclose(found.iterate.image, 3, atol=1e-3)
 
 
 def test_a_first_trial_that_satisfies_the_conditions_costs_one_evaluation():
@@ -84,18 +104,20 @@ def trial(t, total, slope):
 
 
 @pytest.mark.parametrize(
-    ("total", "slope", "expected"),
+    ("total", "slope", "expected", "strong"),
     [
-        (0.5, -0.1, (True, True, True)),
-        (0.5, -1.9, (True, True, False)),  # it descends as steeply as at 0
-        (1.5, 0.1, (True, False, False)),
-        (np.nan, 0.0, (False, False, False)),
-        (0.5, np.inf, (False, False, False)),
+        (0.5, -0.1, (True, True, True), (True, True, True)),
+        (0.5, -1.9, (True, True, False), (True, True, False)),  # it descends as steeply as at 0
+        (0.5, 1.9, (True, True, True), (True, False, False)),  # it rises as steeply
+        (1.5, 0.1, (True, False, False), (True, False, False)),
+        (np.nan, 0.0, (False, False, False), (False, False, False)),
+        (0.5, np.inf, (False, False, False), (False, False, False)),
     ],
 )
-def test_a_trial_is_judged_by_the_weak_wolfe_conditions(total, slope, expected):
+def test_a_trial_is_judged_by_the_wolfe_conditions(total, slope, expected, strong):
     """From φ(0) = 1 and φ'(0) = -2, at t = 1."""
-    assert tuple(map(bool, judge(trial(1, total, slope), jnp.float32(1), Conditions(0.1, 0.9)))) == expected
+    for conditions, judged in ((Conditions(0.1, 0.9, False), expected), (Conditions(0.1, 0.9, True), strong)):
+        assert tuple(map(bool, judge(trial(1, total, slope), jnp.float32(1), conditions))) == judged
 
 
 def test_a_bracket_keeps_the_step_between_its_ends():

@@ -43,10 +43,11 @@ class Search(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """c₁ and c₂ of the weak Wolfe conditions, see `wolfe`."""
+    """c₁ and c₂ of the Wolfe conditions, see `wolfe`."""
 
     sufficient_decrease: Scalar | float
     curvature: Scalar | float
+    strong: bool
 
 
 class Trial(NamedTuple):
@@ -79,6 +80,10 @@ def judge(
     flat = (found <= total + ROUNDING * jnp.abs(total)) & (trial.slope_t <= (2 * c1 - 1) * trial.slope_0)
     finite = jnp.isfinite(found) & jnp.isfinite(trial.slope_t)
     low_enough = finite & (decrease | flat)
+    if conditions.strong:
+        # Where φ rises steeply, what is sought lies before.
+        drowned = jnp.abs(found - total) <= ROUNDING * jnp.abs(total)
+        low_enough &= drowned | (trial.slope_t <= -conditions.curvature * trial.slope_0)
     return finite, low_enough, low_enough & (trial.slope_t >= conditions.curvature * trial.slope_0)
 
 
@@ -112,8 +117,9 @@ def wolfe(
     sufficient_decrease: Scalar | float,
     curvature: Scalar | float,
     max_evaluations: int,
+    strong: bool = False,
 ) -> Search:
-    """A step along `direction` that satisfies the weak Wolfe conditions.
+    """A step along `direction` that satisfies the weak Wolfe conditions, or the strong ones.
 
     Args:
       visit: the objective. Where it moves a pixel of a trial image, the search goes on without that pixel.
@@ -123,9 +129,10 @@ def wolfe(
       sufficient_decrease: c₁ in φ(t) ≤ φ(0) + c₁ t φ'(0), in (0, 1/2).
       curvature: c₂ in φ'(t) ≥ c₂ φ'(0), in (c₁, 1).
       max_evaluations: the search gives up after so many.
+      strong: φ'(t) ≤ -c₂ φ'(0) as well.
     """
     total, slope = start.evaluation.total, inner(start.evaluation.gradient, direction)
-    conditions, unseen = Conditions(sufficient_decrease, curvature), is_unseen(start)
+    conditions, unseen = Conditions(sufficient_decrease, curvature, strong), is_unseen(start)
 
     def unfinished(search: Search) -> Bool[Array, ""]:
         # A direction that does not descend has nothing to be searched, a start that is unseen one evaluation.

@@ -35,13 +35,16 @@ def _or_empty(search: Search, memory: Any, init: Callable[[Iterate], Any]) -> An
     return jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
 
 
-def _searching(max_evaluations: int, sufficient_decrease: float, curvature: float) -> Callable[..., Search]:
+def _searching(
+    max_evaluations: int, sufficient_decrease: float, curvature: float, strong: bool = False
+) -> Callable[..., Search]:
     """The line search with its numbers."""
     return functools.partial(
         wolfe,
         max_evaluations=max_evaluations,
         sufficient_decrease=sufficient_decrease,
         curvature=curvature,
+        strong=strong,
     )
 
 
@@ -214,52 +217,73 @@ def lbfgs(
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
 
-#: Of nonlinear conjugate gradients: the coefficient of the direction before, as numerator and denominator, from the
-#: gradients before and after and that direction. Nocedal and Wright, equations 5.44, 5.41a and 5.45.
+def _ratio(above: Scalar, below: Scalar) -> Scalar:
+    """Their ratio, and 0, which forgets the direction before, where it is negative or cannot be told."""
+    return jnp.where(below > 0, jnp.maximum(above / jnp.where(below > 0, below, 1), 0), 0)
+
+
+def _hager_zhang(g: Image, after: Image, d: Image) -> Scalar:
+    """The direction that it gives descends whatever the line search was. Hager and Zhang 2005, equation 1.3; not
+    below 0.4 dᵀg / dᵀd, which has no unit (Hager and Zhang 2013, "The limited memory conjugate gradient method")."""
+    y = after - g
+    along, least = inner(d, y), 0.4 * inner(d, g) / inner(d, d)
+    found = inner(y, after) / along - 2 * (inner(y, y) / along) * (inner(d, after) / along)
+    return jnp.where(along > 0, jnp.maximum(found, least), 0)
+
+
+#: Of nonlinear conjugate gradients: the coefficient of the direction before, from the gradients before and after and
+#: that direction. Those but the first are Nocedal and Wright's, equations 5.44, 5.41a and 5.45.
 COEFFICIENTS = {
-    "polak-ribiere": lambda g, after, d: (inner(after - g, after), inner(g, g)),
-    "fletcher-reeves": lambda g, after, d: (inner(after, after), inner(g, g)),
-    "hestenes-stiefel": lambda g, after, d: (inner(after - g, after), inner(after - g, d)),
+    "hager-zhang": _hager_zhang,
+    "polak-ribiere": lambda g, after, d: _ratio(inner(after - g, after), inner(g, g)),
+    "fletcher-reeves": lambda g, after, d: _ratio(inner(after, after), inner(g, g)),
+    "hestenes-stiefel": lambda g, after, d: _ratio(inner(after - g, after), inner(after - g, d)),
 }
 
-#: The least denominator, as in jaxopt: where the squares of a gradient sum up to less (the default losses, being
-#: means, come to it at a few hundred pixels) the direction before counts for less than in these equations.
-LEAST = 1e-6
+
+class ConjugateState(NamedTuple):
+    """The gradient, the direction to go, and the step size and φ'(0) of the search before; 0 for none."""
+
+    gradient: Image
+    direction: Image
+    stepsize: Scalar
+    slope: Scalar
 
 
 def nonlinear_cg(
-    method: str = "polak-ribiere",
+    method: str = "hager-zhang",
     max_evaluations: int = 20,
     sufficient_decrease: float = 1e-4,
-    curvature: float = 0.1,
+    curvature: float = 0.3,
 ) -> Optimizer:
-    """jaxopt's nonlinear conjugate gradients on our line search. Nocedal and Wright, algorithm 5.4.
+    """Nonlinear conjugate gradients. Nocedal and Wright, algorithm 5.4; the first trial is that of equation 3.60.
 
-    jaxopt's own searches inline the objective up to six times and evaluate again where it is known. As for `lbfgs`,
-    the state is jaxopt's and the products are ours. Its step size is the next first trial; 0 asks for `_unscaled`.
+    The line search's conditions are the strong ones, without which a direction may ascend. jaxopt's own conjugate
+    gradients take theirs for weak ones, and divide by 1e-6 or more, which the squares of a gradient come to at a
+    few hundred pixels.
 
     Args:
-      method: polak-ribiere, fletcher-reeves or hestenes-stiefel.
+      method: one of `COEFFICIENTS`.
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
-    search = _searching(max_evaluations, sufficient_decrease, curvature)
+    search = _searching(max_evaluations, sufficient_decrease, curvature, strong=True)
 
-    def init(iterate: Iterate) -> Any:
-        total, _, gradient = iterate.evaluation
-        solver = jaxopt.NonlinearCG(lambda _: (total, gradient), value_and_grad=True, max_stepsize=0.0)
-        return solver.init_state(iterate.image)
+    def init(iterate: Iterate) -> ConjugateState:
+        gradient, zero = iterate.evaluation.gradient, jnp.zeros_like(iterate.evaluation.total)
+        return ConjugateState(gradient, -gradient, zero, zero)
 
-    def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
-        direction = memory.descent_direction
-        unscaled = fresh | (memory.stepsize <= 0)
-        found = search(visit, iterate, direction, jnp.where(unscaled, _unscaled(direction), memory.stepsize))
+    def advance(visit: Visit, iterate: Iterate, memory: ConjugateState, fresh: Bool[Array, ""]):
+        direction = memory.direction
+        slope = inner(memory.gradient, direction)
+        like_before = memory.stepsize * jnp.clip(memory.slope / slope, 0.05, 20)
+        found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), like_before))
         gradient = found.iterate.evaluation.gradient
-        above, below = COEFFICIENTS[method](memory.grad, gradient, direction)
-        turned = jnp.maximum(above / jnp.maximum(below, LEAST), 0) * direction - gradient
-        memory = memory._replace(
-            iter_num=memory.iter_num + 1, stepsize=found.stepsize, grad=gradient, descent_direction=turned
-        )
-        return found, _or_empty(found, memory, init)
+        # Where a pixel was held back, it did not go there.
+        gone = jnp.abs(found.iterate.image - iterate.image) >= 0.5 * found.stepsize * jnp.abs(direction)
+        direction = jnp.where(gone, direction, 0)
+        turned = COEFFICIENTS[method](memory.gradient, gradient, direction) * direction - gradient
+        turned = jnp.where(inner(turned, gradient) < 0, turned, -gradient)
+        return found, _or_empty(found, ConjugateState(gradient, turned, found.stepsize, slope), init)
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
 
