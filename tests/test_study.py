@@ -187,10 +187,16 @@ def test_packing_keeps_every_score(long):
     assert study.pack(packed) == study.pack(long)
 
 
-def test_studies_of_other_budgets_are_not_merged(long):
-    assert len(study.merge([long, long]).runs) == 2 * len(long.runs)
+def test_studies_of_other_budgets_are_not_merged_and_no_run_counts_twice(long):
+    arms = [
+        long._replace(runs=tuple(run for run in long.runs if (run.arm == "gd") is taken))
+        for taken in (True, False)
+    ]
+    assert sorted(study.merge(arms).runs, key=id) == sorted(long.runs, key=id)
     with pytest.raises(ValueError, match="budgets"):
         study.merge([long, long._replace(budgets=(25,))])
+    with pytest.raises(ValueError, match=r"adam on A \(photo\) is in two"):
+        study.merge([long, arms[1]])
 
 
 def test_the_page_has_every_table_and_figure(long, tmp_path):

@@ -348,10 +348,17 @@ def merge(studies: Sequence[Study]) -> Study:
     """Several studies, of other problems or arms, as one; their budgets must be the same.
 
     Raises:
-      ValueError: they are not.
+      ValueError: they are not, or a run would count twice.
     """
     if len({study.budgets for study in studies}) != 1:
         raise ValueError("studies of other budgets cannot be merged")
+    seen: dict[tuple, int] = {}
+    for number, study in enumerate(studies):
+        for run in study.runs:
+            if seen.setdefault((run.problem, run.arm, run.pair), number) != number:
+                raise ValueError(
+                    f"{run.arm} on {run.pair} ({run.problem}) is in two of them and would count twice"
+                )
     return Study(
         studies[0].budgets,
         tuple(each for study in studies for each in study.tunings),
