@@ -40,9 +40,17 @@ from . import launch, settings
 
 for _name in ("remat", "strips", "compilation_cache"):
     flags.declare_key_flag(_name)
+
+#: What prepares a convolution, by the names of --convolutions.
+METHODS = {name: {"method": name} for name in ("auto", "direct", "winograd")} | {
+    "bfloat16": {"precision": "bfloat16"}
+}
+
 _SIZES = flags.DEFINE_list("sizes", ["300"], "Sides of the square images in pixels, separated by commas.")
 _CONVOLUTIONS = flags.DEFINE_list(
-    "convolutions", ["auto", "direct"], "Of auto, direct and winograd, separated by commas."
+    "convolutions",
+    ["auto", "direct"],
+    "Of auto, direct, winograd and bfloat16, which is --precision=bfloat16, separated by commas.",
 )
 _BATCHES = flags.DEFINE_list("batches", ["1"], "Images evaluated at once, vmapped, separated by commas.")
 _OPTIMIZERS = flags.DEFINE_multi_string(
@@ -99,7 +107,7 @@ def posed(size: int, method: str, form: objective.Form) -> tuple[objective.Probl
     del direct
     jax.block_until_ready(problem)
     memory.give_back()
-    return problem._replace(network=vgg.prepare(network, deepest, method)), image
+    return problem._replace(network=vgg.prepare(network, deepest, **METHODS[method])), image
 
 
 #: Seconds of a first call after which a second one would warm up no more.
@@ -205,7 +213,7 @@ def measure_layers(size: int, method: str, repeats: int) -> list[dict[str, Any]]
     for name in vgg.layer_names("vgg16"):
         if name.endswith("_conv1") and name != "block1_conv1":
             maps = add(f"{name[:6]}_pool", convolution.max_pool, maps)
-        filters = convolution.prepare(*network.convolutions[name], method)
+        filters = convolution.prepare(*network.convolutions[name], **METHODS[method])
         maps = add(name, convolution.convolve_relu, maps, filters)
         if name.endswith("_conv1"):
             add(f"{name[:6]}_gram", terms.gram_matrix, maps)
@@ -322,8 +330,8 @@ def check(asked: Rows) -> None:
       UserError: a method or an optimizer that there is not, or a size that is too small.
     """
     for method in asked.convolutions or [""]:
-        if method not in ("auto", "direct", "winograd"):
-            raise UserError(f"--convolutions={method}: must be auto, direct or winograd")
+        if method not in METHODS:
+            raise UserError(f"--convolutions={method}: must be of {', '.join(METHODS)}")
     if min(asked.sizes) < vgg.smallest_side("block5_conv1"):
         raise UserError(f"--sizes={min(asked.sizes)}: must be 16 or more, which block5_conv1 needs")
     for text in asked.optimizers:

@@ -56,7 +56,10 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
 
 def prepare(settings: Settings, cache: Cache, deepest: str, *, once: bool = False) -> vgg.PreparedNetwork:
     """The network down to a layer, its filters transformed. For what is done `once` direct: they compile fast."""
-    options = deepest, "direct" if once else settings.convolution, settings.pooling, settings.padding
+    method, precision = settings.convolution, settings.precision or "float32"
+    if once:
+        method, precision = "direct", "float32"
+    options = deepest, method, settings.pooling, settings.padding, precision
     return cache.get(
         ("network", settings.weights, *options), lambda: vgg.prepare(load(settings, cache).network, *options)
     )
@@ -82,6 +85,8 @@ def read_form(settings: Settings) -> objective.Form:
             raise UserError(
                 "--total=product: is least at the photo, where --init=content begins; take --init=noise"
             )
+    if settings.precision == "bfloat16" and settings.convolution == "winograd":
+        raise UserError("--precision=bfloat16: Winograd's convolution is of float32; take auto or direct")
     masks = settings.content_mask or [""] * len(settings.style)
     blended = [text for text, mask in zip(settings.style, masks, strict=False) if not mask]
     shares = {inputs.parse_style(text)[1]: text for text in blended}

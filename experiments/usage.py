@@ -30,7 +30,7 @@ GROUPS = {
     ),
     "Optimizer": ("parametrization", "scales", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "preview", "compilation_cache"),
-    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "deterministic"),
+    "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "precision", "deterministic"),
     "On what": ("devices", "coordinator", "processes", "process"),
     "Many runs": ("launcher", "jobs", "sbatch"),
 }

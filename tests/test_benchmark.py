@@ -47,10 +47,10 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
     [
         ("--sizes=8", "--sizes=8: must be 16 or more"),
         ("--sizes=a", "--sizes=a: must be whole numbers"),
-        ("--convolutions=fft", "--convolutions=fft: must be auto, direct or winograd"),
+        ("--convolutions=fft", "--convolutions=fft: must be of auto, direct, winograd, bfloat16"),
         ("--batches=0", "--batches=0: must be whole numbers of 1 or more"),
         ("--sizes=", "--sizes=: must be whole numbers of 1 or more"),
-        ("--convolutions=", "--convolutions=: must be auto, direct or winograd"),
+        ("--convolutions=", "--convolutions=: must be of auto, direct, winograd, bfloat16"),
         ("--optimizers=adam:lr=1", "adam has no 'lr'"),
         ("--vs_torch --torch_python=/nobody", "--torch_python=/nobody: cannot run PyTorch's step: "),
     ],

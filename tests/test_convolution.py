@@ -75,6 +75,42 @@ def test_gradient_is_the_transpose_where_the_output_is_positive(method, height, 
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def rounded(array):
+    return np.asarray(jnp.asarray(array).astype(jnp.bfloat16), np.float64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 8), (17, 31)])
+def test_in_bfloat16_what_is_multiplied_is_rounded_and_sums_are_not(height, width):
+    maps, kernel, bias = random_layer(9, height, width, 128, 256)
+    filters = convolution.prepare(kernel, bias, precision="bfloat16")
+    upstream = np.random.default_rng(10).normal(size=(height, width, 256)).astype(np.float32)
+    result, gradient = pull(maps, filters, upstream)
+    expected = np.maximum(numpy_convolution(rounded(maps), rounded(kernel)) + bias, 0)
+    np.testing.assert_allclose(result, expected, atol=1e-5 * expected.max())
+    masked = np.where(np.asarray(result) > 0, upstream, 0)
+    expected = numpy_gradient(rounded(masked), rounded(kernel))
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_layers_of_few_channels_stay_in_float32():
+    for depth, depth_out, dtype in ((64, 64, "float32"), (128, 128, "float32"), (128, 256, "bfloat16")):
+        _, kernel, bias = random_layer(0, 1, 1, depth, depth_out)
+        assert convolution.prepare(kernel, bias, precision="bfloat16").kernel.dtype == dtype
+
+
+def test_elsewhere_than_on_a_cpu_the_library_convolves_in_bfloat16(monkeypatch):
+    maps, kernel, bias = random_layer(11, 9, 7, 128, 256)
+    filters = convolution.prepare(kernel, bias, precision="bfloat16")
+    upstream = np.random.default_rng(12).normal(size=(9, 7, 256)).astype(np.float32)
+    products = pulled_back(convolution.convolve_relu, jnp.asarray(maps), filters, upstream)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for one, other in zip(
+        pulled_back(convolution.convolve_relu, jnp.asarray(maps), filters, upstream), products, strict=True
+    ):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("picture", ["photo", "noise"])
 @pytest.mark.parametrize("name", ["vgg16-torchvision", "vgg16-keras"])
 def test_winograd_agrees_with_direct_on_real_weights(name, picture):
@@ -139,11 +175,12 @@ def test_the_gradient_is_the_convolution_with_the_flipped_kernel(method):
     np.testing.assert_allclose(gradient, expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("method", ["direct", "winograd"])
-def test_batches_by_vmap_and_recomputation_by_checkpoint_change_nothing(method):
-    _, kernel, bias = random_layer(4, 1, 1, 4, 6)
-    filters = convolution.prepare(kernel, bias, method)
-    batch = jnp.asarray(np.random.default_rng(5).normal(size=(3, 9, 10, 4)), jnp.float32)
+@pytest.mark.parametrize("options", [("direct",), ("winograd",), ("auto", "bfloat16")])
+def test_batches_by_vmap_and_recomputation_by_checkpoint_change_nothing(options):
+    depth = 128 if "bfloat16" in options else 4
+    _, kernel, bias = random_layer(4, 1, 1, depth, 2 * depth)
+    filters = convolution.prepare(kernel, bias, *options)
+    batch = jnp.asarray(np.random.default_rng(5).normal(size=(3, 9, 10, depth)), jnp.float32)
 
     def energy(maps, filters):
         return jnp.sum(convolution.max_pool(convolution.convolve_relu(maps, filters)) ** 2)
@@ -171,8 +208,13 @@ def test_auto_takes_winograd_for_deep_layers_on_a_cpu_and_never_elsewhere(monkey
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="fft"):
-        convolution.prepare(np.zeros((3, 3, 1, 1)), np.zeros(1), "fft")
+    for options, told in (
+        (("fft",), "fft"),
+        (("auto", "half"), "half"),
+        (("winograd", "bfloat16"), "winograd"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            convolution.prepare(np.zeros((3, 3, 1, 1)), np.zeros(1), *options)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (1, 4), (6, 8), (7, 9)])

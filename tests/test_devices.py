@@ -111,14 +111,19 @@ import jax, numpy as np
 from jaxstyle.network import convolution
 from jaxstyle.runs import mesh
 
-lanes, rows = map(int, sys.argv[1:])
+lanes, rows = map(int, sys.argv[1:3])
 rng = np.random.default_rng(0)
-kernel, bias = np.float32(rng.normal(size=(3, 3, 3, 8))), np.float32(rng.normal(size=8))
-apart, whole = (convolution.prepare(kernel, bias, method) for method in ("winograd", "direct"))
-maps = np.float32(rng.normal(size=(lanes, rows, 10, 3)))
+# Whole numbers, which bfloat16 has too, and half ones for the bias, so that no result is 0 but for rounding.
+kernel, bias = np.float32(rng.integers(-3, 4, (3, 3, 3, 8))), np.float32(rng.integers(-9, 9, 8) + 0.5)
+whole = convolution.prepare(kernel, bias, "direct")
+if sys.argv[3] == "winograd":
+    apart = convolution.prepare(kernel, bias, "winograd")
+else:
+    apart = convolution.Filters(kernel.astype(sys.argv[3]), bias)
+maps = np.float32(rng.integers(-1, 2, (lanes, rows, 10, 3)))
 
 def gradient(filters, maps):
-    return jax.grad(lambda maps: (convolution.convolve_relu(maps, filters) ** 2).sum())(maps)
+    return jax.grad(lambda maps: jax.numpy.minimum(convolution.convolve_relu(maps, filters), 20).sum())(maps)
 
 grid = mesh.grid(jax.devices(), lanes)
 there = mesh.states(grid, maps, lanes=True)
@@ -133,6 +138,7 @@ print(*sorted(set(re.findall(r"(all-[a-z]+|collective-permute)[(]", compiled.as_
 """
 
 
+@pytest.mark.parametrize("how", ["winograd", "bfloat16"])
 @pytest.mark.parametrize(
     ("lanes", "rows", "moved"),
     [
@@ -142,9 +148,9 @@ print(*sorted(set(re.findall(r"(all-[a-z]+|collective-permute)[(]", compiled.as_
         (4, 41, ""),
     ],
 )
-def test_winograds_tiles_stay_where_their_rows_are(lanes, rows, moved):
+def test_what_a_convolution_makes_of_rows_stays_where_they_are(lanes, rows, moved, how):
     done = subprocess.run(
-        [sys.executable, "-c", TILES, str(lanes), str(rows)],
+        [sys.executable, "-c", TILES, str(lanes), str(rows), how],
         cwd=narrow.ROOT,
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
         capture_output=True,

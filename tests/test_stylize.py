@@ -312,6 +312,10 @@ BAD = {
         ["--loss=ivanov2017", "--content_loss=self_similarity"],
         "--content_loss",
     ),
+    "Winograd's in half precision": (
+        ["--convolution=winograd", "--precision=bfloat16"],
+        "--precision=bfloat16",
+    ),
     "strips of what is no sum": (["--style_loss=mrf", "--strips=2"], "--strips=2"),
     "a product at its least": (["--total=product"], "--init=noise"),
     "a product of the study's": (["--loss=ivanov2017", "--init=noise", "--total=product"], "--total=product"),

@@ -78,7 +78,12 @@ class PreparedNetwork:
 
 
 def prepare(
-    network: Network, deepest: str, method: str = "auto", pooling: str = "max", padding: str = "zero"
+    network: Network,
+    deepest: str,
+    method: str = "auto",
+    pooling: str = "max",
+    padding: str = "zero",
+    precision: str = "float32",
 ) -> PreparedNetwork:
     """Transforms the filters of `network` down to the layer `deepest`.
 
@@ -89,10 +94,11 @@ def prepare(
       pooling: of 2×2 windows before each block but the first, one of `convolution.POOLING`.
       padding: what the first convolution sees around the image: "zero", or "edge", the nearest pixel of the
         image, so that its borders look like no edge. Deeper convolutions pad with zeros.
+      precision: of the convolutions, as in `convolution.prepare`.
 
     Raises:
       KeyError: the network has no layer `deepest`.
-      ValueError: there is no such method, pooling or padding.
+      ValueError: there is no such method, pooling, padding or precision.
     """
     if pooling not in convolution.POOLING or padding not in ("zero", "edge"):
         raise ValueError(f"pooling {pooling!r}, padding {padding!r}: one of them there is not")
@@ -101,7 +107,7 @@ def prepare(
         raise KeyError(deepest)
     return PreparedNetwork(
         {
-            name: convolution.prepare(*network.convolutions[name], method)
+            name: convolution.prepare(*network.convolutions[name], method, precision)
             for name in names[: names.index(deepest) + 1]
         },
         network.mean,
