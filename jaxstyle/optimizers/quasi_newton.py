@@ -258,9 +258,9 @@ def nonlinear_cg(
 ) -> Optimizer:
     """Nonlinear conjugate gradients. Nocedal and Wright, algorithm 5.4; the first trial is that of equation 3.60.
 
-    The line search's conditions are the strong ones, without which a direction may ascend. jaxopt's own conjugate
-    gradients take theirs for weak ones, and divide by 1e-6 or more, which the squares of a gradient come to at a
-    few hundred pixels.
+    The line search's conditions are the strong ones: by the weak ones alone the next direction may ascend. jaxopt's
+    own method is not used, as it divides by 1e-6 or more, which the squares of a gradient come to at a few hundred
+    pixels: there it is nearly steepest descent.
 
     Args:
       method: one of `COEFFICIENTS`.
