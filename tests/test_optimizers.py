@@ -31,6 +31,10 @@ def quadratic(image):
     return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
 
 
+def half_square(image):
+    return Evaluation(0.5 * jnp.sum(image**2), None, image)
+
+
 def rosenbrock(image):
     def value(x):
         x = x.ravel() / 100
@@ -131,9 +135,6 @@ def test_schedule_free_descent_goes_where_its_average_pulls_it():
         y = 0.1 * z + 0.9 * mean
         wanted.append(0.5 * y * y)
 
-    def half_square(x):
-        return Evaluation(0.5 * jnp.sum(x**2), Terms(*3 * [jnp.float32(0)]), x)
-
     totals, *_ = minimise("schedule_free_sgd:learning_rate=0.5", half_square, jnp.ones((1, 1, 1)), 7)
     np.testing.assert_allclose(totals[1:], wanted, rtol=1e-5)
 
@@ -142,9 +143,6 @@ def test_a_cosine_rate_falls_to_nothing_over_its_steps():
     """Gradient descent on x²/2 leaves the factor 1 - rate of x at each step."""
     spec = catalogue.parse("gd:learning_rate=0.5,cosine_steps=4")
     optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
-
-    def half_square(x):
-        return Evaluation(0.5 * jnp.sum(x**2), None, x)
 
     iterate = Iterate(jnp.ones((1, 1, 3)), half_square(jnp.ones((1, 1, 3))))
     state, left = optimizer.init(iterate), 1.0
@@ -158,9 +156,6 @@ def test_a_cosine_rate_goes_on_where_moments_begin_anew():
     """Adafactor's, which are factored from 128 pixels on."""
     spec = catalogue.parse("adafactor:learning_rate=0.01,cosine_steps=4")
     optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
-
-    def half_square(x):
-        return Evaluation(0.5 * jnp.sum(x**2), None, x)
 
     def at(side):
         image = jnp.full((side, side, 3), 9.0)
