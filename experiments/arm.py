@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -106,6 +107,7 @@ def run(
             report=tell,
             watch=outputs.watch,
             checkpoint_seconds=checkpoint_seconds,
+            evaluations=math.inf if settings.evaluations is None else settings.evaluations,
         )
 
 

@@ -152,8 +152,9 @@ def at_once(settings: Settings) -> bool:
 
 
 def default_scales(settings: Settings) -> int:
-    """As many as `SMALLEST` allows; one for a loss of one size, and from a start picture, to keep its detail."""
-    if settings.loss != "gatys" or settings.init not in start.KINDS or at_once(settings):
+    """As many as `SMALLEST` allows; one for what is of one size, and from a start picture, to keep its detail."""
+    of_one_size = settings.loss != "gatys" or settings.evaluations is not None
+    if of_one_size or settings.init not in start.KINDS or at_once(settings):
         return 1
     steps = settings.steps or STEPS
     return max(1, min(steps, 1 + int(2 * math.log2(_longer_side(settings) / SMALLEST))))
@@ -171,6 +172,8 @@ def with_schedule(settings: Settings) -> Settings:
         raise UserError(f"--scales={count}: --steps={steps} must be as many or more, a step for each")
     if count > 1 and settings.loss != "gatys":
         raise UserError(f"--scales={count}: --loss={settings.loss} is of one size; take 1")
+    if count > 1 and settings.evaluations is not None:
+        raise UserError(f"--scales={count}: --evaluations is for runs of one size; take 1")
     return dataclasses.replace(settings, scales=count, steps=steps)
 
 

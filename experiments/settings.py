@@ -190,6 +190,12 @@ class Settings:
         lower_bound=1,
         upper_bound=10**6,
     )
+    evaluations: int | None = _count(
+        None,
+        "A run of one size ends with so many evaluations of loss and gradient, though --steps be left: a line search "
+        "takes one or more a step.",
+        lower_bound=1,
+    )
     scales: int | None = _count(
         None,
         "From coarse to fine: so many sizes, each √2 times the one before, up to --size. By default as many as "

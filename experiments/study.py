@@ -89,7 +89,14 @@ flags.adopt_module_key_flags(launch)
 flags.adopt_module_key_flags(cluster)
 
 #: Flags of a run that a study decides, and by what.
-OWN = {"content": PICTURES, "style": PICTURES, "steps": "--budgets", "init": "--problem", "loss": "--problem"}
+OWN = {
+    "content": PICTURES,
+    "style": PICTURES,
+    "steps": "--budgets",
+    "evaluations": "--budgets",
+    "init": "--problem",
+    "loss": "--problem",
+}
 
 #: Flags that may differ when a study goes on.
 CHANGEABLE = ("optimizer", "problem", "test_pairs")
@@ -418,9 +425,10 @@ def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Pl
     budgets = parse_budgets(above["budgets"])
     # What a contestant is judged by is not what happens to be the default for pictures.
     loss = base.style_loss or "gram"
-    base = dataclasses.replace(base, scales=1, parametrization=variables, steps=max(budgets), style_loss=loss)
+    largest = {"steps": max(budgets), "evaluations": max(budgets)}
+    base = dataclasses.replace(base, scales=1, parametrization=variables, style_loss=loss, **largest)
     shown = {name: ",".join(above[name]) for name in ("budgets", "learning_rates")}
-    record = settings.record(base, **above | shown | {"content": None, "style": None, "steps": None})
+    record = settings.record(base, **above | shown | dict.fromkeys(("content", "style", *largest)))
     directory = (
         workdir.find(launch.RUNS, "study", record, CHANGEABLE) if where is None else pathlib.Path(where)
     )

@@ -193,6 +193,8 @@ def main() -> None:
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}
     if given.scales not in (None, 1):
         raise UserError(f"--scales={given.scales}: a sweep is of one size; take 1")
+    if given.evaluations is not None:
+        raise UserError(f"--evaluations={given.evaluations}: all rates of a sweep take --steps; leave it out")
     for name in OF_PICTURES:
         if getattr(given, name) != getattr(Settings(), name):
             raise UserError(f"--{name}={getattr(given, name)}: a sweep leaves no pictures; leave it out")

@@ -28,7 +28,7 @@ GROUPS = {
         ),
         *("weights", "pooling", "padding"),
     ),
-    "Optimizer": ("parametrization", "scales", "keep", "clip"),
+    "Optimizer": ("parametrization", "scales", "evaluations", "keep", "clip"),
     "Where": ("output", "overwrite", "tensorboard", "preview", "compilation_cache"),
     "How": ("dry_run", "checkpoint_seconds", "remat", "strips", "convolution", "precision", "deterministic"),
     "On what": ("devices", "coordinator", "processes", "process"),

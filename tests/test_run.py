@@ -50,7 +50,14 @@ def execute(program):
     structure = jax.eval_shape(start)
 
     def execute(
-        directory, *, start=start, advance=advance, report=lambda row: None, seconds=0.0, manifest=None
+        directory,
+        *,
+        start=start,
+        advance=advance,
+        report=lambda row: None,
+        seconds=0.0,
+        manifest=None,
+        **more,
     ):
         with workdir.claimed(directory):
             if workdir.begin(directory, "--steps=3\n", overwrite=False) in ("finished", "diverged"):
@@ -69,6 +76,7 @@ def execute(program):
                 save=lambda image: pictures.write(directory / "image.png", image, "--steps=3\n"),
                 report=report,
                 checkpoint_seconds=seconds,
+                **more,
             )
 
     return execute
@@ -89,6 +97,16 @@ def test_checkpoints_change_no_bit(tmp_path, execute, expected):
     execute(tmp_path, seconds=0)
     assert results(tmp_path) == expected
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(("evaluations", "last"), [(1, 0), (2, 1), (3, 2), (100, STEPS)])
+def test_a_run_ends_where_its_evaluations_are_spent(tmp_path, execute, expected, evaluations, last):
+    """The start takes one, as does each step of Adam."""
+    found = execute(tmp_path, evaluations=evaluations)
+    assert found.status == status(tmp_path) == "finished"
+    np.testing.assert_array_equal(found.rows[:, 1], np.arange(1, last + 2))
+    lines = results(tmp_path)["metrics.csv"].splitlines()
+    assert lines == expected["metrics.csv"].splitlines()[: last + 2]
 
 
 # --- stopped anywhere ---------------------------------------------------------------------------------------------

@@ -244,6 +244,7 @@ def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
     for each in found.runs:
         rows = np.loadtxt(ran / "arms" / folder(each) / "metrics.csv", delimiter=",", skiprows=1)
         np.testing.assert_allclose(each.total, rows[:, 3], rtol=1e-6)
+        assert rows[-1, 1] == 5 or rows[-2, 1] < 5 < rows[-1, 1], "each picture is of the largest budget"
         # Gradient descent at these rates moves no pixel by a level: its picture is the photo.
         assert each.lpips < 1e-6 if each.arm == "gd" else 0.01 < each.lpips < 9
         assert each.style > 0
@@ -294,6 +295,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--curves=README.md",), "--curves=README.md"),
         (("--scales=2",), "--scales=2"),
         (("--steps=9",), "--steps: a study has its own, by --budgets"),
+        (("--evaluations=9",), "--evaluations: a study has its own, by --budgets"),
         (("--style_layer=foo",), "--style_layer=foo"),
         (("--clip", "--optimizer=scipy-lbfgs"), "--clip: scipy-lbfgs cannot"),
     ],

@@ -25,6 +25,7 @@ from experiments.cache import Cache
 from experiments.settings import Settings
 from jaxstyle.images import color, pictures
 from jaxstyle.network import weights
+from jaxstyle.runs import journal
 
 STEPS = 12
 
@@ -156,6 +157,21 @@ def test_a_picture_to_go_on_from_chooses_of_the_style_with_the_photo_or_alone(fo
         found[name] = float(dict(zip(*(line.split(",") for line in first), strict=True))["style"])
     # By features of its own the style picture finds itself, but for the mean over turns that it is compared less.
     assert 0 <= found["split"] < 0.1 * found["nearest"]
+
+
+def test_a_run_of_so_many_evaluations_is_the_beginning_of_a_longer_one(folder, start, stylize):
+    """Conjugate gradients take several evaluations in some steps, so that the last may go past what was asked."""
+    flags = ("--optimizer=nonlinear-cg", "--steps=12", "--scales=1")
+    capped, whole = folder / "capped", folder / "uncapped"
+    process, given = start_until_checkpoint(start, capped, *flags[:1], "--evaluations=8", after=1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert stylize(*given)[0] == 0
+    assert stylize(*flags, f"--workdir={whole}")[0] == 0
+    rows, longer = journal.read_metrics(capped / "metrics.csv"), journal.read_metrics(whole / "metrics.csv")
+    assert rows[-2, 1] < 8 <= rows[-1, 1]
+    np.testing.assert_array_equal(np.delete(rows, 2, 1), np.delete(longer[: len(rows)], 2, 1))
+    assert manifest(capped)["steps_done"] == len(rows) - 1 < manifest(whole)["steps_done"]
 
 
 def test_a_signal_while_xla_compiles_ends_the_process_at_once(folder, start):
@@ -335,6 +351,8 @@ BAD = {
     ),
     "a coarsest size that is too small": (["--scales=14"], "16 pixels"),
     "a number that is none": (["--checkpoint_seconds=nan"], "checkpoint_seconds"),
+    "scales of a number of evaluations": (["--scales=2", "--evaluations=9"], "--scales=2: --evaluations"),
+    "no evaluations": (["--evaluations=0"], "evaluations"),
     "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),

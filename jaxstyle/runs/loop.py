@@ -1,6 +1,7 @@
 """A run, step by step, over stages of one size each. Effects only."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -114,6 +115,11 @@ class Log:
         self._write_manifest("running")
         return state, float(self.rows[self.step, COLUMNS.index("seconds")])
 
+    @property
+    def evaluations(self) -> float:
+        """Those that were spent up to the last step that has a row."""
+        return self.rows[self.step, COLUMNS.index("evaluations")]
+
     def add(self, state: training.TransferState, seconds: float) -> np.ndarray:
         """The row of a state, recorded."""
         step, evaluations, *losses, _, _ = jax.device_get(training.metrics(state))
@@ -160,6 +166,7 @@ class Walk(NamedTuple):
     log: Log
     stopwatch: Stopwatch
     pace: Pace
+    evaluations: float
     signals: Sequence[int]
     report: Callable[[np.ndarray], None]
     watch: Callable[[int, training.TransferState, Callable[[], np.ndarray]], None]
@@ -175,9 +182,11 @@ class Walk(NamedTuple):
         return state
 
     def finish(self, number: int, state: training.TransferState) -> training.TransferState:
-        """The last state of a stage, from any state of it: at its last step, or diverged."""
+        """The last state of a stage, from any state of it: at its last step or evaluation, or diverged."""
         programs, last = self.stages.programs(number), self.stages.last(number)
-        while self.log.step < last and not state.diverged and not state.converged:
+        while self.log.step < last and self.log.evaluations < self.evaluations:
+            if state.diverged or state.converged:
+                break
             # The state that a later stage begins with has the step of the stage before, and is not kept as that.
             if self.stages.of(self.log.step) == number:
                 self._stop_if_asked(number, state)
@@ -215,6 +224,7 @@ def execute(
         [int, training.TransferState, Callable[[], np.ndarray]], None
     ] = lambda step, state, image: None,
     checkpoint_seconds: float,
+    evaluations: float = math.inf,
 ) -> Result:
     """Runs all stages to their last step, from the newest checkpoint if there is one.
 
@@ -226,6 +236,7 @@ def execute(
       report: is told each row of `COLUMNS` as it comes.
       watch: is told each step after its row, with its state and a function that gives the image made so far.
       checkpoint_seconds: see `Pace`.
+      evaluations: of loss and gradient, with which a run of one stage ends though it has steps left.
 
     Raises:
       Interrupted: a signal asked for it; the same call goes on from there.
@@ -240,7 +251,9 @@ def execute(
     if state is not None:
         state = programs.put(state)
     with interruptible() as signals:
-        walk = Walk(compiled, log, Stopwatch(seconds), Pace(checkpoint_seconds), signals, report, watch)
+        walk = Walk(
+            compiled, log, Stopwatch(seconds), Pace(checkpoint_seconds), evaluations, signals, report, watch
+        )
         for number in range(first, len(stages)):
             if state is None or number > first:
                 state = walk.begin(number, state)
