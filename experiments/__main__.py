@@ -34,7 +34,7 @@ def main() -> None:
     elif name in ("--help", "--helpshort", "-h"):
         width = len(spoken("benchmark"))
         lines = [f"{spoken(name):<{width}} {line}" for name, line in known.items()]
-        lines.append("--helpshort after a command lists its flags; --help all that there are.")
+        lines.append("--helpshort after a command lists its flags; --helpfull those of all libraries too.")
         print("\n".join(lines))  # at once: whoever reads the first alone breaks no pipe
     else:
         near = difflib.get_close_matches(name, known, 1)

@@ -153,6 +153,14 @@ def describe(task: Task, spec: catalogue.Spec, devices: int) -> dict[str, Any]:
     )
 
 
+def advance(bar: tqdm, step: int, note: str) -> None:
+    """Brings a run's bar to a step. The steps before the first that it is told say nothing of the time left."""
+    if bar.n == 0:
+        bar.initial = bar.n = bar.last_print_n = max(step - 1, 0)
+    bar.set_postfix_str(note, refresh=False)
+    bar.update(step - bar.n)
+
+
 def complete(
     posed: Task, optimizer: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
 ) -> bool:
@@ -162,13 +170,6 @@ def complete(
         if _begin(posed, given, directory, conduct.overwrite) in _ENDED:
             return False
         with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
-
-            def show(row: np.ndarray) -> None:
-                if bar.n == 0:
-                    bar.initial = int(row[0])  # earlier steps say nothing of the time left
-                bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
-                bar.update(int(row[0]) - bar.n)
-
             result = run(
                 posed,
                 parse_optimizer(given),
@@ -176,7 +177,7 @@ def complete(
                 directory,
                 record(given),
                 on_compiled=lambda _: bar.reset(),
-                report=show,
+                report=lambda row: advance(bar, int(row[0]), f"loss {row[3]:.6g}"),
                 checkpoint_seconds=conduct.checkpoint_seconds,
                 tensorboard=conduct.tensorboard,
             )

@@ -22,7 +22,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.lab import article, claims, figures, records
 from jaxstyle.runs import workdir
 
-from . import launch, settings
+from . import launch
 from .pairs import ARTICLE
 
 _COMPARISON = flags.DEFINE_multi_string(
@@ -60,27 +60,12 @@ def read_comparison(directory: pathlib.Path) -> list[tuple[str, records.Arm]]:
     found = []
     for folder in sorted(directory.glob("arms/*/")):
         flagfile = folder / "run.flags"
-        label = (
-            records.label(settings.parse(flagfile.read_text("utf-8")).optimizer) if flagfile.exists() else ""
-        )
+        given = workdir.by_name(flagfile.read_text("utf-8", "replace")) if flagfile.exists() else {}
+        label = records.label("".join(given.get("optimizer", ())).partition("=")[2])
         arm = records.read_arm(folder, label)
         if arm and arm.status in ("finished", "diverged"):
             found.append((experiment[1], arm._replace(pair=_LETTERS.get(arm.pair, arm.pair))))
     return found
-
-
-def read_curves(path: pathlib.Path) -> list[article.Run]:
-    """What an earlier page was made of.
-
-    Raises:
-      UserError: it is no such file.
-    """
-    try:
-        return article.unpack(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"--curves={path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
-        raise UserError(f"--curves={path}: no curves of the experiments") from error
 
 
 def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
@@ -108,7 +93,7 @@ def main() -> None:
     usual = [str(launch.RUNS / name) for name in claims.EXPERIMENTS if (launch.RUNS / name).is_dir()]
     taken = comparisons or ([] if curves else usual)
     arms = gather(taken)
-    runs = read_curves(pathlib.Path(curves)) if curves else []
+    runs = records.read_curves(curves, article.unpack) if curves else []
     try:
         runs = article.joined(runs, [article.run_of(*each) for each in arms])
     except ValueError as error:
@@ -119,12 +104,21 @@ def main() -> None:
         )
     record = "# experiments.article\n" + "".join(f"--comparison={folder}\n" for folder in taken)
     record += f"--curves={curves}\n" if curves else ""
+    used = {
+        str(path): None for path in [*(pathlib.Path(each, "arms") for each in taken), *filter(None, [curves])]
+    }
     with workdir.claimed(directory):
-        workdir.begin(directory, record, launch.conduct().overwrite, changeable=("comparison", "curves"))
+        workdir.begin(
+            *(directory, record, launch.conduct().overwrite),
+            changeable=("comparison", "curves"),
+            inputs={"pictures": used},
+        )
         write(directory, runs)
         for experiment in dict.fromkeys(name for name, _ in arms):
-            sheet = figures.pictures([arm for name, arm in arms if name == experiment])
-            files.write_atomically(directory / f"{experiment}-pictures.png", figures.png(sheet))
+            mine = [arm for name, arm in arms if name == experiment]
+            if any(arm.image for arm in mine):
+                sheet = figures.png(figures.pictures(mine))
+                files.write_atomically(directory / f"{experiment}-pictures.png", sheet)
     print(f"tables: {directory / 'tables.md'}")
 
 

@@ -78,7 +78,7 @@ def random_network() -> vgg.Network:
     for name in vgg.layer_names("vgg16"):
         channels = vgg.CHANNELS[int(name[len("block")]) - 1]
         kernel = rng.normal(0, (2 / (9 * width)) ** 0.5, (3, 3, width, channels)).astype(np.float32)
-        convolutions[name] = vgg.Convolution(kernel, np.zeros(channels, np.float32))
+        convolutions[name] = convolution.Filters(kernel, np.zeros(channels, np.float32))
         width = channels
     return vgg.Network(convolutions, np.full(3, 118, np.float32), np.full(3, 58, np.float32))
 

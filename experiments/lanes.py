@@ -23,7 +23,7 @@ from jaxstyle.runs.checkpoints import Checkpoints
 from jaxstyle.runs.clocks import Pace, Stopwatch
 from jaxstyle.runs.signals import Interrupted, interruptible
 
-from . import programs, task
+from . import arm, programs, task
 from .cache import Cache, signature
 from .settings import Settings
 
@@ -176,7 +176,7 @@ def run(
 def sweep(
     posed: task.Task,
     spec: catalogue.Spec,
-    devices: Sequence[jax.Device],
+    cache: Cache,
     rates: Sequence[float],
     chunk: int | None,
     stem: pathlib.Path,
@@ -188,7 +188,7 @@ def sweep(
     Args:
       posed: the problem.
       spec: the optimizer.
-      devices: that the lanes are spread over.
+      cache: of compiled programs; its devices are those that the lanes are spread over.
       rates: of the lanes, sorted.
       chunk: how many are in one program; if None, as many as half of the memory holds.
       stem: folder and beginning of the name of each chunk's folder.
@@ -198,17 +198,17 @@ def sweep(
     if (rows := read(stem, rates)) is not None:
         return rows
     chunks, found = math.ceil(len(rates) / min(chunk or len(rates), len(rates))), []
-    ready = compile_(posed, spec, math.ceil(len(rates) / chunks), devices, fewer=chunk is None)
+    count, fewer = math.ceil(len(rates) / chunks), chunk is None
+    key = "lanes", posed.form, spec.name, spec.static, *spec.traced, count, fewer
+    key = *key, posed.settings.clip, signature((posed.problem(0), posed.start))
+    ready = cache.get(key, lambda: compile_(posed, spec, count, cache.devices, fewer=fewer))
     for some in (rates[i : i + ready.count] for i in range(0, len(rates), ready.count)):
         folder = part(stem, some)
         with tqdm(total=posed.settings.steps, unit="step", desc=folder.name, disable=None) as bar:
 
             def show(step: int, rows: Rows, bar: tqdm = bar, some: Sequence[float] = some) -> None:
-                if bar.n == 0:
-                    bar.initial = step - 1  # earlier steps say nothing of the time left
                 lowest = np.nanmin(rows[-1, :, 2], initial=np.inf)
-                bar.set_postfix_str(f"lowest loss {lowest:.6g}", refresh=False)
-                bar.update(step - bar.n)
+                arm.advance(bar, step, f"lowest loss {lowest:.6g}")
                 follow(some, rows)
 
             found.append(run(posed, spec, ready, some, folder, show, checkpoint_seconds))
@@ -216,7 +216,7 @@ def sweep(
 
 
 def part(stem: pathlib.Path, rates: Sequence[float]) -> pathlib.Path:
-    """The folder of a chunk, named by its rates in full: two may agree in many digits."""
+    """The folder of a chunk, named by its first and last rate with all digits: two may agree in many."""
     return stem.with_name(f"{stem.name}-{rates[0]}-{rates[-1]}")
 
 
@@ -243,21 +243,7 @@ def work(
 ) -> None:
     """`sweep` in a process of its own."""
     cache = Cache()
-    sweep(task.pose(given, cache), spec, cache.devices, rates, chunk, stem, checkpoint_seconds)
-
-
-def work_at_once(
-    given: Settings,
-    spec: catalogue.Spec,
-    rates: Sequence[float],
-    folder: pathlib.Path,
-    checkpoint_seconds: float,
-) -> None:
-    """`run` with all rates in one program, in a process of its own."""
-    cache = Cache()
-    posed = task.pose(given, cache)
-    ready = compile_(posed, spec, len(rates), cache.devices, fewer=False)
-    run(posed, spec, ready, rates, folder, lambda step, rows: None, checkpoint_seconds)
+    sweep(task.pose(given, cache), spec, cache, rates, chunk, stem, checkpoint_seconds)
 
 
 def begin(

@@ -23,7 +23,7 @@ from jaxstyle.runs import memory, processes
 from . import program_cache, settings, spoken, usage
 
 OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Delete what an earlier run of other flags left in --workdir."
+    "overwrite", False, "Delete the run in --workdir, be it of the same flags, and begin anew."
 )
 CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds",
@@ -85,11 +85,6 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
         f"Where the command writes. By default runs/{name}, or the first of -2, -3 … that is free or goes on."
     )
     return flags.DEFINE_string("workdir", None, text)
-
-
-def define_folder() -> flags.FlagHolder[str]:
-    """The flag of a command that makes and shows many runs, in a folder."""
-    return flags.DEFINE_string("workdir", str(RUNS), "Folder of the runs that the command shows and makes.")
 
 
 class Company(NamedTuple):
@@ -316,7 +311,8 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
     except UserError as error:
         _fail(error)
     except Interrupted as interruption:
-        print(f"interrupted by {interruption}; the same command goes on from here", file=sys.stderr)
+        again = "the same command" + " without --overwrite" * OVERWRITE.value
+        print(f"interrupted by {interruption}; {again} goes on from here", file=sys.stderr)
         sys.exit(interruption.exit_status)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:

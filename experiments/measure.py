@@ -95,7 +95,7 @@ def recorded(folder: pathlib.Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{str(path)!r}: cannot be read: {error}; an intact record is needed") from error
     except UserError as error:
-        raise UserError(f"{str(path)!r}: {error}") from error
+        raise UserError(f"{str(path)!r}: {error}; the intact record of a run is needed") from error
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
     """Pairs for `tuning` or `test` by name, the first `count` of them.
 
     Raises:
-      UserError: the folder has no pairs.json of this form, a picture is not there, or two pairs have one name.
+      UserError: the folder has no pairs.json of this form, with a pair or more, a picture is not there, or two pairs
+        have one name.
     """
     folder = os.environ.get(PICTURES)
     if not folder:
@@ -67,6 +68,8 @@ def read_pairs(kind: str, count: int | None, base: Settings) -> dict[str, Settin
                 return str(each / name)
         raise UserError(f"{PICTURES}: {name} of pairs.json is in none of {', '.join(map(str, folders))}")
 
+    if not pairs:
+        raise UserError(f"{PICTURES}: pairs.json has no pair under {kind!r}; one or more are needed")
     found: dict[str, Settings] = {}
     for photo, style in pairs[:count]:
         name = f"{stem(photo)} + {stem(style)}"

@@ -126,12 +126,12 @@ def main() -> None:
         workdir.find(launch.RUNS, "plane", record, CHANGEABLE) if where is None else pathlib.Path(where)
     )
     arm.parse_optimizer(base)
-    for pair in pairs.values():  # so that what is of no use is told before anything is written
-        task.pose(dataclasses.replace(pair, style_loss=arms[0].style_loss), cache)
-    for each in arms:
-        task.pose(dataclasses.replace(next(iter(pairs.values())), style_loss=each.style_loss), cache)
+    # So that what is of no use is told before anything is written.
+    given = [dataclasses.replace(pair, style_loss=arms[0].style_loss) for pair in pairs.values()]
+    given += [dataclasses.replace(given[0], style_loss=each.style_loss) for each in arms[1:]]
+    used = {path: facts for each in given for path, facts in task.pose(each, cache).facts["pictures"].items()}
     with workdir.claimed(directory):
-        workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE)
+        workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE, inputs={"pictures": used})
         rows = complete(arms, pairs, directory, cache, conduct)
         found = plane.means(rows.values(), [str(each) for each in arms])
         files.write_atomically(directory / "tables.md", plane.table(found).encode())

@@ -34,7 +34,7 @@ def _ended(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[tuple[p
             elif (
                 parts
                 and differing <= {*_FREE}
-                and manifest["steps"] >= given.steps
+                and manifest.get("steps", 0) >= given.steps
                 and (arm / f"snapshots/{given.steps:06}.png").is_file()
             ):
                 yield arm, False
@@ -55,7 +55,7 @@ def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence
         return False
     for arm, whole in _ended(given, folders):
         manifest = journal.read_manifest(arm) | {"prefix_of": str(arm)}
-        if any(manifest[name] != posed.facts[name] for name in ("pictures", "weights")):
+        if any(manifest.get(name) != posed.facts[name] for name in ("pictures", "weights")):
             continue
         if whole:
             with workdir.claimed(directory):

@@ -80,7 +80,8 @@ def place(task: Task, number: int, grid: Mesh) -> Place:
       UserError: rows are to go in strips as well.
     """
     check_strips(task, grid.shape["rows"])
-    form, problem = lay(task, number, grid)
+    form = task.form._replace(devices=grid.shape["rows"])
+    problem = rows.lay(form, task.problem(number), task.shapes[number])
     return Place(grid, form, mesh.put(problem, mesh.problems(grid, problem)))
 
 
@@ -95,12 +96,6 @@ def check_strips(task: Task, devices: int) -> None:
             f"--strips={task.form.strips}: a picture that is spread over {devices} devices has none; take "
             "--devices=1, or no strips"
         )
-
-
-def lay(task: Task, number: int, grid: Mesh) -> tuple[objective.Form, objective.Problem]:
-    """The form of the losses and the problem at a scale, laid out for a mesh."""
-    form = task.form._replace(devices=grid.shape["rows"])
-    return form, rows.lay(form, task.problem(number), task.shapes[number])
 
 
 def spread(spec: catalogue.Spec, cache: Cache) -> Sequence[jax.Device]:
@@ -178,8 +173,10 @@ def _on_host(
     def begin(problem: objective.Problem, choose: Choose, *given: Any) -> training.TransferState:
         if not number:
             return program.init(problem, *given)
-        choices = structure.choices and choose(np.asarray(program.enlarged(shape, *given)))
-        return program.grow(shape, problem, *given, choices)
+        (before,) = given
+        image = program.enlarged(shape, before)
+        choices = structure.choices and choose(np.asarray(image))
+        return program.init(problem, image, before.hyperparameters, before, choices)
 
     return Compiled(begin, structure, program.step, jax.jit(program.result), memory=None)
 

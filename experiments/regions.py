@@ -1,7 +1,6 @@
 """The regions that --regions=K finds in the photo and the style picture, as masks of both."""
 
 import pathlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -30,12 +29,6 @@ class Found(NamedTuple):
     photo: UInt8[np.ndarray, "regions height width"]
     style: UInt8[np.ndarray, "regions height' width'"]
 
-    def files(self) -> Iterator[tuple[str, UInt8[np.ndarray, "height width"]]]:
-        """The masks by the names of their files."""
-        for name, masks in (("content", self.photo), ("style", self.style)):
-            for number, mask in enumerate(masks, start=1):
-                yield f"{name}-{number}.png", mask
-
     def __str__(self) -> str:
         """How much of the pictures each region has."""
         shares = ((round(100 * float(mask.mean()) / 255) for mask in masks) for masks in self)
@@ -57,9 +50,10 @@ def write(found: Found | None, directory: pathlib.Path) -> None:
         return
     folder = directory / "regions"
     folder.mkdir(exist_ok=True)
-    for name, mask in found.files():
-        if not (folder / name).exists():
-            pictures.write(folder / name, np.repeat(mask[..., None], 3, 2))
+    for name, masks in zip(("content", "style"), found, strict=True):
+        for number, mask in enumerate(masks, start=1):
+            if not (path := folder / f"{name}-{number}.png").exists():
+                pictures.write(path, np.repeat(mask[..., None], 3, 2))
 
 
 def find(settings: Settings, network: vgg.Network, cache: Cache) -> Found | None:

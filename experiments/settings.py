@@ -318,7 +318,7 @@ def parse(text: str) -> Settings:
     try:
         rest = values(["run.flags", *lines])[1:]
     except flags.Error as error:
-        raise UserError(f"{' '.join(str(error).split())}; an intact record is needed") from error
+        raise UserError(" ".join(str(error).split())) from error
     if rest or not values["content"].present:
-        raise UserError(f"has {rest[0]!r}" if rest else "has no --content; the record of a run is needed")
+        raise UserError(f"has {rest[0]!r}" if rest else "has no --content")
     return _from({name: values[name].value for name in _FIELDS})

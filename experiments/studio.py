@@ -25,8 +25,9 @@ _PORT = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=65535,
 )
-_WORKDIR = launch.define_folder()
-flags.declare_key_flag("workdir")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", str(launch.RUNS), "Folder of the runs that the command shows and makes."
+)
 
 
 def bind(port: int) -> socket.socket:

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from jaxstyle import files
 from jaxstyle.errors import UserError
@@ -36,7 +35,7 @@ from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.signals import Interrupted
 
 from . import arm, cluster, lanes, launch, settings, task, yardstick
-from .cache import Cache, signature
+from .cache import Cache
 from .pairs import PICTURES, read_pairs
 from .settings import Settings
 
@@ -177,7 +176,7 @@ def check(plan: Plan, cache: Cache) -> dict[str, Any]:
 
 
 class Trial(NamedTuple):
-    """Rates of one optimizer that are tried on a tuning pair for so many steps, in their folder."""
+    """Rates of one optimizer that are tried on a tuning pair for so many steps, in a folder of this beginning."""
 
     problem: str
     contestant: Contestant
@@ -185,15 +184,14 @@ class Trial(NamedTuple):
     steps: int
     pair: str
     given: Settings
-    folder: pathlib.Path
+    stem: pathlib.Path
 
 
 def _trial(
     plan: Plan, problem: str, contestant: Contestant, rates: Sequence[float], steps: int, pair: str
 ) -> Trial:
-    name = safe(f"{problem}-{records.label(contestant.text)}-{pair}-{rates[0]:g}-{rates[-1]:g}-{steps}")
-    folder = plan.directory / "parts" / name
-    return Trial(problem, contestant, rates, steps, pair, plan.tuning[pair], folder)
+    stem = plan.directory / "parts" / safe(f"{problem}-{records.label(contestant.text)}-{pair}-{steps}")
+    return Trial(problem, contestant, rates, steps, pair, plan.tuning[pair], stem)
 
 
 def widely(plan: Plan, problem: str, contestant: Contestant) -> Trial:
@@ -221,32 +219,16 @@ def tune(
     return found
 
 
-def ran(trial: Trial) -> bool:
-    """Whether a trial has ended."""
-    return (trial.folder / "rows.npy").exists()
-
-
-def read_trial(trial: Trial) -> lanes.Rows:
-    """The rows of a trial that has ended."""
-    return np.load(trial.folder / "rows.npy")
+def read_trial(trial: Trial) -> lanes.Rows | None:
+    """The rows of a trial, if it has ended."""
+    return lanes.read(trial.stem, trial.rates)
 
 
 def run_trial(trial: Trial, cache: Cache, every: float) -> lanes.Rows:
-    """The rows of a trial, from where it stopped."""
-    spec, rates, steps = trial.contestant.spec, trial.rates, trial.steps
-    if ran(trial):
-        return read_trial(trial)
+    """The rows of a trial, all rates in one program, from where it stopped."""
     posed = pose(trial.problem, trial.given, cache)
-    posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=steps))
-    shapes = signature((posed.problem(0), posed.start))
-    key = "lanes", posed.form, spec.name, spec.static, *spec.traced, len(rates), shapes
-    ready = cache.get(key, lambda: lanes.compile_(posed, spec, len(rates), cache.devices, fewer=False))
-    with tqdm(total=steps, unit="step", desc=trial.folder.name, disable=None) as bar:
-        return lanes.run(posed, spec, ready, rates, trial.folder, functools.partial(advance, bar), every)
-
-
-def advance(bar: tqdm, step: int, _: np.ndarray) -> None:
-    bar.update(step - bar.n)
+    posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=trial.steps))
+    return lanes.sweep(posed, trial.contestant.spec, cache, trial.rates, len(trial.rates), trial.stem, every)
 
 
 def _best(lane: np.ndarray, budget: int) -> float:
@@ -366,8 +348,8 @@ def run_here(bench: Bench, by: yardstick.Yardstick, cache: Cache, conduct: launc
 
 def _job(trial: Trial, conduct: launch.Conduct) -> Callable[[], None]:
     given = dataclasses.replace(trial.given, steps=trial.steps, **PROBLEMS[trial.problem])
-    spec, every = trial.contestant.spec, conduct.checkpoint_seconds
-    return functools.partial(lanes.work_at_once, given, spec, trial.rates, trial.folder, every)
+    at_once, every = (trial.rates, len(trial.rates)), conduct.checkpoint_seconds
+    return functools.partial(lanes.work, given, trial.contestant.spec, *at_once, trial.stem, every)
 
 
 def run_as_jobs(
@@ -377,23 +359,21 @@ def run_as_jobs(
     plan, failures = bench.plan, []
 
     def attempt(trials: Sequence[Trial]) -> None:
-        jobs = {trial.folder.name: _job(trial, conduct) for trial in trials if not ran(trial)}
+        jobs = {trial.stem.name: _job(trial, conduct) for trial in trials if read_trial(trial) is None}
         failures.append(cluster.run(launcher, plan.directory, jobs, lambda name: print(f"{name}: ended")))
 
     each = [(problem, one) for problem, contestants in plan.contestants.items() for one in contestants]
     wide = [widely(plan, *one) for one in each if one[1].tuned]
     attempt(wide)
     near = {
-        (trial.problem, trial.contestant.text): nearly(
-            plan, trial.problem, trial.contestant, read_trial(trial)
-        )
+        (trial.problem, trial.contestant.text): nearly(plan, trial.problem, trial.contestant, rows)
         for trial in wide
-        if ran(trial)
+        if (rows := read_trial(trial)) is not None
     }
     attempt([trial for trials in near.values() for trial in trials])
     for problem, contestant in each:
         trials = near.get((problem, contestant.text), [])
-        if contestant.tuned and not (trials and all(map(ran, trials))):
+        if contestant.tuned and not (trials and all(read_trial(trial) is not None for trial in trials)):
             continue
         if contestant.tuned:
             bench.tunings += tune(plan, problem, contestant, read_trial)
@@ -456,14 +436,7 @@ def read_curves(paths: Sequence[str]) -> study.Study:
     Raises:
       UserError: a file is none of theirs, or their budgets differ.
     """
-    found = []
-    for path in paths:
-        try:
-            found.append(study.unpack(pathlib.Path(path).read_bytes()))
-        except OSError as error:
-            raise UserError(f"--curves={path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError) as error:
-            raise UserError(f"--curves={path}: no curves of a study") from error
+    found = [records.read_curves(path, study.unpack) for path in paths]
     try:
         return study.merge(found)
     except ValueError as error:

@@ -201,10 +201,6 @@ def make(
         preview = request.preview
         with tqdm(total=posed.settings.steps, unit="step", disable=None) as bar:
 
-            def report(row: np.ndarray) -> None:
-                bar.set_postfix_str(f"loss {row[3]:.6g}", refresh=False)
-                bar.update(int(row[0]) - bar.n)
-
             def on_compiled(seconds: float) -> None:
                 bar.write(f"compiled in {seconds:.1f} s")
                 if preview:
@@ -217,7 +213,7 @@ def make(
                 directory,
                 record,
                 on_compiled=on_compiled,
-                report=report,
+                report=lambda row: arm.advance(bar, int(row[0]), f"loss {row[3]:.6g}"),
                 checkpoint_seconds=request.conduct.checkpoint_seconds,
                 tensorboard=request.conduct.tensorboard,
                 show=preview and preview.show,

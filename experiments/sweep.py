@@ -14,7 +14,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -143,7 +142,7 @@ def run(
     specs: Mapping[str, catalogue.Spec],
     rates: list[float],
     chunk: int | None,
-    devices: Sequence[jax.Device],
+    cache: Cache,
     conduct: launch.Conduct,
     launcher: cluster.Launcher | None,
 ) -> None:
@@ -171,7 +170,7 @@ def run(
         folder, seed = directory / "tensorboard", posed.settings.seed
         trails = events(folder, label, spec, seed, rates) if conduct.tensorboard else {}
         try:
-            rows = lanes.sweep(posed, spec, devices, *ways[label], functools.partial(follow, trails))
+            rows = lanes.sweep(posed, spec, cache, *ways[label], functools.partial(follow, trails))
             follow(trails, rates, rows)  # of rates that had ended before
         finally:
             for trail in trails.values():
@@ -220,7 +219,7 @@ def main() -> None:
         # What runs nothing says nothing new of what it was run on.
         before = journal.find_manifest(directory) if ended else None
         with journal.told(directory, before or describe(directory, posed, len(cache.devices))):
-            run(directory, posed, specs, rates, chunk, cache.devices, conduct, launcher)
+            run(directory, posed, specs, rates, chunk, cache, conduct, launcher)
     print(f"figure: {directory / 'sensitivity.png'}")
 
 

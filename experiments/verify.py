@@ -103,7 +103,9 @@ def main() -> None:
         sys.exit(1)
     print("Nothing differs: this machine gives the same result. To make it again:")
     for each in arms or [directory]:
-        command = "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8") else "stylize"
+        command = (
+            "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8", "replace") else "stylize"
+        )
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
         devices = (journal.BEFORE | journal.read_manifest(each))["devices"]
         print(f"{spoken(command)} {flagfile}{f' --devices={devices}' if devices > 1 else ''} --workdir=OTHER")

@@ -71,8 +71,8 @@ KEEPERS = {
 class TransferState(NamedTuple):
     """Everything that a step needs besides the problem.
 
-    `kept` is its keeper's; `choices` are those of the style's targets that an image made on its way: see
-    `objective.taking`.
+    `kept` is what the keeper remembers; `choices`, where an image on its way has chosen of the style's targets anew,
+    replace those of the problem: see `objective.taking`.
     """
 
     step: Int[Array, ""]
@@ -105,18 +105,17 @@ class Metrics(NamedTuple):
 class Program(NamedTuple):
     """Pure functions of a problem.
 
-    `grow` is the state to go on from at a problem of images of another shape, at the step where the given state is;
-    it costs one evaluation. `result` is the image that a run has made when it ends. `stepsize` is that of the last
-    line search, or None: see `Optimizer`.
+    `init` is the state to begin with at an image, or, given the state before of another shape, to go on with at its
+    `enlarged` image; it costs one evaluation. `result` is the image that a run has made when it ends. `stepsize` is
+    that of the last line search, or None: see `Optimizer`.
 
-    `step` of the `unseen` state of an image evaluates it and does no more; what `settle` makes of that is the state
-    of `init`, or, of the `enlarged` image and the state before, that of `grow`. Where the loss is not finite that of
-    `settle` has diverged too, but has no terms. Not for an optimizer in `catalogue.ON_HOST`.
+    The first `step` from an `unseen` state only evaluates its image, and `settle` turns the result into what `init`
+    gives; where the loss is not finite it has diverged too, but has no terms. Not for an optimizer in
+    `catalogue.ON_HOST`.
     """
 
-    init: Callable[[objective.Problem, Image, Mapping[str, Array]], TransferState]
+    init: Callable[..., TransferState]
     step: Callable[[objective.Problem, TransferState], tuple[TransferState, Metrics]]
-    grow: Callable[..., TransferState]
     result: Callable[[TransferState], Image]
     stepsize: Callable[[TransferState], Scalar | None]
     unseen: Callable[..., TransferState]
@@ -169,7 +168,7 @@ def _start(
     if before is None:
         memory = optimizer.init(start)
     else:
-        memory = optimizer.carry(before.optimizer, before.iterate, start)
+        memory = optimizer.carry(before.optimizer, start)
         step, evaluations = before.step, before.evaluations + 1
     return TransferState(
         step=step,
@@ -185,9 +184,15 @@ def _start(
 
 
 def _init(
-    method: Method, problem: objective.Problem, image: Image, hyperparameters: Mapping[str, Array]
+    method: Method,
+    problem: objective.Problem,
+    image: Image,
+    hyperparameters: Mapping[str, Array],
+    before: TransferState | None = None,
+    choices: Sequence[Mapping[str, Any]] = (),
 ) -> TransferState:
-    return _start(method, _visit(method, problem, image), hyperparameters)
+    start = _visit(method, objective.taking(problem, choices), image)
+    return _start(method, start, hyperparameters, before, choices)
 
 
 def _unseen(
@@ -242,17 +247,6 @@ def _enlarged(method: Method, shape: Sequence[int], state: TransferState) -> Ima
     return jax.image.resize(_result(method, state), shape, "cubic")
 
 
-def _grow(
-    method: Method,
-    shape: Sequence[int],
-    problem: objective.Problem,
-    state: TransferState,
-    choices: Sequence[Mapping[str, Any]] = (),
-) -> TransferState:
-    start = _visit(method, objective.taking(problem, choices), _enlarged(method, shape, state))
-    return _start(method, start, state.hyperparameters, state, choices)
-
-
 def _stepsize(method: Method, state: TransferState) -> Scalar | None:
     return method.build(**state.hyperparameters).stepsize(state.optimizer)
 
@@ -299,5 +293,5 @@ def program(
     draws = name in catalogue.FIRST_ORDER
     draw = functools.partial(objective.redrawn, form) if draws else lambda problem, step: problem
     method = Method(evaluate, draw, clip, catalogue.build(name, static), KEEPERS[keep])
-    parts = _init, _step, _grow, _result, _stepsize, _unseen, _enlarged, _settle
+    parts = _init, _step, _result, _stepsize, _unseen, _enlarged, _settle
     return Program(*(functools.partial(part, method) for part in parts))

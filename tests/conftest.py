@@ -81,7 +81,7 @@ def random_network() -> vgg.Network:
         width = 4 * int(name[5])
         kernel = rng.normal(0, (2 / (9 * channels)) ** 0.5, (3, 3, channels, width))
         bias = rng.normal(0, 0.1, width)
-        convolutions[name] = vgg.Convolution(kernel.astype(np.float32), bias.astype(np.float32))
+        convolutions[name] = vgg.Filters(kernel.astype(np.float32), bias.astype(np.float32))
         channels = width
     return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
 

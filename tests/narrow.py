@@ -207,7 +207,7 @@ def network() -> vgg.Network:
     for layer in vgg.layer_names("vgg16"):
         width = 4 * int(layer[5])
         kernel = rng.normal(0, (2 / (9 * channels)) ** 0.5, (3, 3, channels, width)).astype(np.float32)
-        convolutions[layer] = vgg.Convolution(kernel, np.zeros(width, np.float32))
+        convolutions[layer] = vgg.Filters(kernel, np.zeros(width, np.float32))
         channels = width
     return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
 

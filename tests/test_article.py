@@ -8,6 +8,7 @@ import pytest
 
 from jaxstyle.lab import article, records
 from jaxstyle.lab.curves import STATED, Curve
+from jaxstyle.runs import journal
 
 STEPS = 200
 K = np.arange(STEPS + 1)
@@ -169,6 +170,45 @@ def test_a_page_of_the_experiments_is_not_put_over_one_of_a_study(runs, tmp_path
     done = narrow.run("experiments.study", f"--curves={study}", f"--workdir={workdir}")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "a run of other flags is there" in done.stderr
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """One of experiment 6 with an arm that has ended, whose picture is gone, and one whose record is damaged."""
+    folder = tmp_path / "compared"
+    for name, record in (("a", b"--optimizer=adam:learning_rate=1\n"), ("b", b"--optimizer=\xff\n--gone\n")):
+        arm = folder / "arms" / name
+        arm.mkdir(parents=True)
+        (arm / "run.flags").write_bytes(record)
+        facts = {
+            "status": "finished",
+            "seed": 0,
+            "pictures": {f"{name}.png": {}},
+            "optimizer": {"name": name},
+        }
+        (arm / "manifest.json").write_text(json.dumps(facts))
+        journal.write_metrics(
+            arm / "metrics.csv", np.float64([[k, k + 1, k, 9 - k, 1, 1, 1] for k in range(3)])
+        )
+    (folder / "run.flags").write_text("--claims=experiment6\n")
+    return folder
+
+
+def test_arms_without_a_picture_or_with_a_damaged_record_are_read_as_they_are(comparison):
+    done = command(f"--comparison={comparison}", "--workdir=page", cwd=comparison.parent)
+    assert done.returncode == 0, done.stderr
+    found = article.unpack((comparison.parent / "page/curves.npz").read_bytes())
+    assert [each.label for each in found] == ["adam-learning_rate=1", "_"]
+    assert not (comparison.parent / "page/experiment6-pictures.png").exists()
+
+
+def test_a_page_deletes_no_comparison_that_it_is_made_of(comparison):
+    done = command(
+        f"--comparison={comparison}", f"--workdir={comparison}", "--overwrite", cwd=comparison.parent
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "--overwrite: would delete" in done.stderr
+    assert (comparison / "arms/a/metrics.csv").is_file()
 
 
 def test_other_seeds_are_added_to_the_curves_of_a_page_and_the_same_ones_are_not(runs):

@@ -35,10 +35,8 @@ def search(function, first_trial, curvature=0.9, max_evaluations=30, sign=-1, st
             start,
             sign * start.evaluation.gradient,
             first_trial,
-            sufficient_decrease=1e-4,
-            curvature=curvature,
-            max_evaluations=max_evaluations,
-            strong=strong,
+            Conditions(1e-4, curvature, strong),
+            max_evaluations,
         )
     )()
     return start, found

@@ -192,7 +192,7 @@ def test_a_state_in_variables_grows_to_another_size(name, text):
         return Iterate(image, Evaluation(value, Terms(value, 0 * value, 0 * value), gradient))
 
     after = larger(jnp.full((14, 9, 3), 40.0))
-    state = optimizer.carry(optimizer.init(before), before, after)
+    state = optimizer.carry(optimizer.init(before), after)
     fresh = optimizer.init(after)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh)
     outcome = optimizer.step(Visit(larger), after, state)

@@ -425,7 +425,7 @@ def test_the_sample_photos_are_scikit_images():
     np.testing.assert_array_equal(pictures.read("sample:cat", (451, 300)), data.chelsea())
 
 
-@pytest.mark.parametrize("name", samples.PAINTERS)
+@pytest.mark.parametrize("name", samples.NAMES)
 def test_the_sample_styles_are_drawn_and_resized(name):
     drawn = Image.fromarray(samples.picture(name))
     np.testing.assert_array_equal(

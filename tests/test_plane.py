@@ -23,6 +23,9 @@ def test_a_mean_is_over_the_pairs_that_all_arms_have_and_a_time_the_least():
     found = plane.means(rows, ["gram 3", "cross 3"])
     assert [found[arm]["lpips"] for arm in ("gram 3", "cross 3")] == [2, 3.5]
     assert [found[arm]["milliseconds"] for arm in ("gram 3", "cross 3")] == [5, 9]
+    for times in ((math.nan, 5.0), (5.0, math.nan)):  # of a run that diverged at once
+        rows = [row("gram 3", pair, 1, each) for pair, each in zip("AB", times, strict=True)]
+        assert plane.means(rows, ["gram 3"])["gram 3"]["milliseconds"] == 5
     assert "| gram 3 | 2 |" in plane.table(found)
 
 
@@ -44,6 +47,12 @@ def test_a_plane_has_every_arm_and_runs_nothing_again(tmp_path):
     assert more.returncode == 0, more.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "| cross 3 |" in (folder / "tables.md").read_text()
+    start = next(folder.glob("arms/gram_3_*/image.png"))
+    again = (*FLAGS, f"--init={start}", "--overwrite", f"--workdir={folder}")
+    done = narrow.run("experiments.plane", *again, JAXSTYLE_PICTURES="")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "--overwrite: would delete" in done.stderr
+    assert start.is_file()
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,9 @@ def test_an_optimizer_has_one_colour_in_all_figures():
     assert one["lbfgs"] == other["lbfgs"]
     assert one["adam-learning_rate=10"] == other["adam-learning_rate=1"]
     assert one == figures.colours(reversed(one))
+    assert len({*figures.colours(["adam-learning_rate=10", "adam-learning_rate=10-2"]).values()}) == 2
+    large, small = figures.colours(["adam-learning_rate=1e3", "adam-learning_rate=2"]).values()
+    assert (large, small) == (one["adam-learning_rate=10"], one["adam-learning_rate=1"])
     assert len({*one.values()}) == 4
     assert len({*other.values()}) == 4
     assert len(figures.colours(map(str, range(50)))) == 50

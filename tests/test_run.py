@@ -239,7 +239,11 @@ def execute_in_stages(program, random_network, style):
     """Runs two stages of two steps each, the second at a larger size."""
     start, advance = program
     spec = catalogue.parse("adam")
-    grow = training.program(GATYS, spec.name, spec.static).grow
+    made = training.program(GATYS, spec.name, spec.static)
+
+    def grow(shape, problem, state):
+        return made.init(problem, made.enlarged(shape, state), state.hyperparameters, state)
+
     weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
     network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
     problem = jaxstyle.pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)

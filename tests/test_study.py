@@ -10,6 +10,7 @@ import pytest
 import test_tensorboard as event_files
 from PIL import Image
 
+from jaxstyle.errors import UserError
 from jaxstyle.lab import records, study, study_report
 from jaxstyle.runs import workdir
 
@@ -64,8 +65,8 @@ def test_a_rate_is_chosen_by_the_geometric_mean_at_each_budget():
 
 
 def test_a_wide_rate_is_one_whose_neighbours_are_within_a_tenth():
-    assert study.width({0.1: 9, 1: 1.09, 10: 1, 100: 1.11, 1000: 1}).decades == pytest.approx(1)
-    assert study.width({0.1: math.inf, 1: 1, 10: 1.2}).decades == 0
+    assert study.decades({0.1: 9, 1: 1.09, 10: 1, 100: 1.11, 1000: 1}) == pytest.approx(1)
+    assert study.decades({0.1: math.inf, 1: 1, 10: 1.2}) == 0
 
 
 def test_each_budget_has_the_runs_of_its_own_rate():
@@ -207,6 +208,7 @@ def test_the_page_has_every_table_and_figure(long, tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {
         f"photo-{name}.png" for name in study_report.FIGURES
     }
+    assert {path.name for path in tmp_path.iterdir()} <= {*workdir.FILES}
     tables = (tmp_path / "tables.md").read_text()
     assert "| gd | 10 |" in tables
     assert "∞" not in tables.split("standing")[0], "a run that diverged has a best so far"
@@ -307,6 +309,16 @@ def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("part", [0, 20, 0.5, 0.999])
+def test_damaged_curves_are_refused(long, tmp_path, part):
+    whole, path = study.pack(long), tmp_path / "curves.npz"
+    path.write_bytes(whole[: int(part * len(whole) if part < 1 else part)])
+    with pytest.raises(UserError, match=f"--curves={path}: no curves"):
+        records.read_curves(str(path), study.unpack)
+    path.write_bytes(whole)
+    assert records.read_curves(str(path), study.unpack).budgets == long.budgets
+
+
 def test_a_page_of_curves_overwrites_no_run(tmp_path):
     (tmp_path / "run.flags").write_text("--size=64\n")
     (tmp_path / "report.html").write_text("mine")
@@ -346,6 +358,15 @@ def test_pairs_of_any_names_are_tuned_on_apart_and_known_again(tmp_path):
     done = narrow.run("experiments.study", *flags, **where)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "кот.png changed since the run there began" in done.stderr
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path):
+    (tmp_path / "pairs.json").write_text('{"tuning": [], "test": []}')
+    flags = (*FLAGS, f"--workdir={tmp_path / 'run'}")
+    done = narrow.run("experiments.study", *flags, JAXSTYLE_PICTURES=str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "JAXSTYLE_PICTURES: pairs.json has no pair under 'tuning'" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_pairs_of_one_name_are_refused(tmp_path):

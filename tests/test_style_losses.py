@@ -454,6 +454,10 @@ def test_positions_are_drawn_by_their_weights(count):
 
 
 def test_steps_draw_evenly_from_each_share_and_the_first_as_at_the_start():
+    least, most = jnp.zeros(9), jnp.full(9, np.nextafter(np.float32(1), np.float32(0)))
+    for starts in (least, most):  # float32 rounds the last share up
+        at = np.asarray(hypercolumns.drawn((1000, 1000), None, starts))
+        assert 0 <= at.min() <= at.max() < 10**6
     starts = hypercolumns.offsets(KEY, 20)
     found = np.stack([hypercolumns.turned(starts, jnp.int32(step)) for step in range(100)])
     np.testing.assert_array_equal(found[0], starts)

@@ -146,7 +146,7 @@ from experiments import lanes, launch, sweep
 
 class Bar(lanes.tqdm):
     def update(self, n):
-        if n == self.total:
+        if self.n + n == self.total:
             os.kill(os.getpid(), signal.SIGTERM)
 
 lanes.tqdm = Bar

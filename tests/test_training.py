@@ -55,6 +55,10 @@ def test_vmapped_hyperparameters_give_what_single_ones_give(name, make_problem, 
         np.testing.assert_allclose(metrics.total[lane], single.total, rtol=1e-3)
 
 
+def grow(program, shape, problem, state, choices=()):
+    return program.init(problem, program.enlarged(shape, state), state.hyperparameters, state, choices)
+
+
 def test_a_state_keeps_what_its_image_chose_of_the_style(make_problem, content):
     form = objective.GATYS._replace(style=STYLE_LOSSES["nearest"])
     problem, spec = make_problem(form), catalogue.parse("adam")
@@ -63,7 +67,7 @@ def test_a_state_keeps_what_its_image_chose_of_the_style(make_problem, content):
     choices = [{"block3_conv1": own[::-1]}]
     state = jax.jit(program.init)(problem, jnp.asarray(content), arrays(spec))
     step, evaluate = jax.jit(program.step), jax.jit(functools.partial(objective.evaluate, form))
-    grown = jax.jit(program.grow, static_argnums=0)(content.shape, problem, state, choices)
+    grown = jax.jit(grow, static_argnums=(0, 1))(program, content.shape, problem, state, choices)
     seen, _ = step(problem, jax.jit(program.unseen)(jnp.asarray(content), arrays(spec), choices))
     for begun in (grown, jax.jit(program.settle)(seen, state)):
         found, _ = step(problem, begun)
@@ -211,7 +215,7 @@ def test_a_state_grows_to_another_size(name, make_problem, content, random_netwo
     weighting = recipes.Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0, "block3_conv1": 5.0}, 1e-3)
     network = vgg.prepare(random_network, "block3_conv1")
     problem = jaxstyle.pose(objective.GATYS, network, large, [objective.Style(style)], weighting)
-    grown = jax.jit(program.grow, static_argnums=0)((56, 50, 3), problem, states[-1])
+    grown = jax.jit(grow, static_argnums=(0, 1))(program, (56, 50, 3), problem, states[-1])
     assert (grown.step, grown.evaluations) == (3, states[-1].evaluations + 1)
     np.testing.assert_allclose(
         grown.iterate.image, jax.image.resize(states[-1].iterate.image, (56, 50, 3), "cubic"), atol=1e-3

@@ -103,5 +103,5 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as in _decode; here only a note is damaged and the picture is whole
+    except Exception:  # as in `decode`; here only a note is damaged and the picture is whole
         return 1

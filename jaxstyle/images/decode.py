@@ -24,19 +24,8 @@ FORMATS = (
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
 _COMMON = (b"mif1", b"msf1")
 _RAW = (
-    ".3fr",
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".dng",
-    ".nef",
-    ".nrw",
-    ".orf",
-    ".pef",
-    ".raf",
-    ".raw",
-    ".rw2",
-    ".srw",
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw"),
+    *(".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
 )
 _RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 
@@ -132,7 +121,7 @@ def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
         image = JpegImagePlugin.JpegImageFile(_Timed(data))  # Image.open would refuse what is drafted here
         width, height = image.size
         if MAX_PIXELS < width * height <= MAX_JPEG_PIXELS and longer is not None:
-            scales = (s for s in (2, 4, 8) if width * height <= s * s * MAX_PIXELS)
+            scales = (s for s in (2, 4, 8) if -(-width // s) * -(-height // s) <= MAX_PIXELS)  # it rounds up
             scale = next(scales, 8)
             if max(width, height) // scale >= longer:
                 image.draft(None, (width // scale, height // scale))

@@ -111,7 +111,7 @@ def read(
     if isinstance(source, np.ndarray):
         image = Image.fromarray(source)
     else:
-        longer = max(size) if isinstance(size, tuple) else size
+        longer = size if size is None or isinstance(size, int) else max(size)
         image = decode.decode(_contents(source), repr(str(path)), longer, managed=resize != "nearest")
     if min(image.size) < smallest:
         raise UserError(
@@ -252,8 +252,8 @@ def _source(path: str | os.PathLike) -> Path | UInt8[np.ndarray, "height width 3
         if package is None:
             raise UserError(f"{str(path)!r}: needs scikit-image, which carries the picture")
         return Path(package.submodule_search_locations[0], "data", PHOTOS[sample])
-    if sample not in samples.PAINTERS:
-        known = ", ".join(f"sample:{name}" for name in (*PHOTOS, *samples.PAINTERS))
+    if sample not in samples.NAMES:
+        known = ", ".join(f"sample:{name}" for name in (*PHOTOS, *samples.NAMES))
         raise UserError(f"{str(path)!r}: no such sample; there are {known}")
     return samples.picture(sample)
 

@@ -5,7 +5,6 @@ those of the other. Labels are integers `[height, width]`, masks uint8 `[regions
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,15 +62,10 @@ def _points(layers: Sequence[Maps]) -> Float[Array, "height width dimensions"]:
     return jnp.concatenate([features, rows[..., None], columns[..., None]], -1)
 
 
-class _Clusters(NamedTuple):
-    centres: Points
-    spread: Float[Array, ""]
-
-
 def _k_means(points: Points, count: int, key: Key[Array, ""]) -> Points:
     """Centres of the least spread that some starts come to."""
 
-    def cluster(key: Key[Array, ""]) -> _Clusters:
+    def cluster(key: Key[Array, ""]) -> tuple[Points, Float[Array, ""]]:
         keys = jax.random.split(key, count)
         first = points[jax.random.randint(keys[0], (), 0, len(points))]
 
@@ -87,10 +81,10 @@ def _k_means(points: Points, count: int, key: Key[Array, ""]) -> Points:
 
         centres = jax.lax.fori_loop(1, count, seed, jnp.tile(first, (count, 1)))
         centres = jax.lax.fori_loop(0, ROUNDS, improve, centres)
-        return _Clusters(centres, jnp.sum(jnp.min(_squares(points, centres), 1)))
+        return centres, jnp.sum(jnp.min(_squares(points, centres), 1))
 
-    found = jax.lax.map(cluster, jax.random.split(key, STARTS))
-    return found.centres[jnp.argmin(found.spread)]
+    centres, spread = jax.lax.map(cluster, jax.random.split(key, STARTS))
+    return centres[jnp.argmin(spread)]
 
 
 def _squares(points: Points, centres: Points) -> Float[Array, "points centres"]:

@@ -60,7 +60,7 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _rate(label: str) -> float:
-    rate = re.search(r"learning_rate=([\d.e+-]+)", label)
+    rate = re.search(r"learning_rate=([\d.]+(?:[eE][+-]?\d+)?)", label)
     return float(rate[1]) if rate else 0.0
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxstyle.lab import records
+
 #: Of the table, by the field of a measured row.
 COLUMNS = {
     "effectiveness": "effectiveness",
@@ -32,14 +34,18 @@ def means(rows: Iterable[Mapping[str, Any]], arms: Sequence[str]) -> dict[str, d
     for arm, by_pair in of.items():
         mine = [by_pair[pair] for pair in sorted(shared)]
         found[arm] = {field: float(np.mean([row[field] for row in mine])) for field in COLUMNS}
-        found[arm] |= {"milliseconds": min(row["milliseconds"] for row in mine), "pairs": len(mine)}
+        found[arm] |= {
+            "milliseconds": float(np.fmin.reduce([row["milliseconds"] for row in mine])),
+            "pairs": len(mine),
+        }
     return found
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """In Markdown."""
     head = ["arm", *COLUMNS.values(), "ms an evaluation, least"]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for arm, row in found.items():
-        lines.append([arm, *(f"{row[field]:.3g}" for field in COLUMNS), f"{row['milliseconds']:.0f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [
+        [arm, *(f"{row[field]:.3g}" for field in COLUMNS), f"{row['milliseconds']:.0f}"]
+        for arm, row in found.items()
+    ]
+    return records.markdown((head, rows))

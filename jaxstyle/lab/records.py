@@ -7,7 +7,9 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +33,20 @@ class Arm(NamedTuple):
     rows: Float[np.ndarray, "rows 7"]
     image: bytes | None
     keep: str = "last"
+
+
+def read_curves(path: str, unpack: Callable[[bytes], Any]) -> Any:
+    """What a page was made of, from its curves.npz.
+
+    Raises:
+      UserError: it is no such file.
+    """
+    try:
+        return unpack(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"--curves={path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"--curves={path}: no curves of such a page") from error
 
 
 def read_arm(directory: pathlib.Path, label: str) -> Arm | None:

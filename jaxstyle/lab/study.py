@@ -102,21 +102,10 @@ def chosen_rate(scores: Mapping[float, float]) -> float | None:
     return rate if math.isfinite(scores[rate]) else None
 
 
-class Width(NamedTuple):
-    """How much a rate matters: the lowest and the highest of the neighbours within a factor of the best one's."""
-
-    low: float
-    high: float
-
-    @property
-    def decades(self) -> float:
-        return math.log10(self.high / self.low)
-
-
-def width(scores: Mapping[float, float], factor: float = 1.1) -> Width:
-    """Neighbours of the best rate whose scores are within a factor of its own."""
-    near = list(scores)[records.neighbours(list(scores.values()), factor)]
-    return Width(near[0], near[-1])
+def decades(scores: Mapping[float, float]) -> float:
+    """How little a rate matters: decades from the lowest to the highest neighbour within 10 % of the best score."""
+    near = list(scores)[records.neighbours(list(scores.values()), 1.1)]
+    return math.log10(near[-1] / near[0])
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -243,13 +232,12 @@ def profile_band(
 class Ranks(NamedTuple):
     """Mean ranks of arms over pairs, 1 the best, ties shared.
 
-    Demšar 2006, "Statistical Comparisons of Classifiers over Multiple Data Sets": `p` is Friedman's, that all are of
-    one rank; arms whose mean ranks differ by less than `critical` (Nemenyi's, at 5 %) cannot be told apart.
+    Demšar 2006, "Statistical Comparisons of Classifiers over Multiple Data Sets": arms whose mean ranks
+    differ by less than `critical` (Nemenyi's, at 5 %) cannot be told apart.
     """
 
     mean: Float[np.ndarray, " arms"]
     critical: float
-    p: float
 
 
 def ranks(losses: Float[np.ndarray, "arms pairs"]) -> Ranks:
@@ -260,7 +248,7 @@ def ranks(losses: Float[np.ndarray, "arms pairs"]) -> Ranks:
     mean = stats.rankdata(losses, axis=0).mean(1)
     q = stats.studentized_range.ppf(0.95, arms, np.inf) / math.sqrt(2)
     critical = q * math.sqrt(arms * (arms + 1) / (6 * pairs))
-    return Ranks(mean, float(critical), float(stats.friedmanchisquare(*losses).pvalue))
+    return Ranks(mean, float(critical))
 
 
 def front(points: Float[np.ndarray, "points 2"]) -> list[int]:

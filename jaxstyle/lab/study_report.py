@@ -18,10 +18,10 @@ from jaxstyle.lab.study import Field, Study
 
 #: Words for the problems.
 TITLES = {
-    "photo": "This program's loss, from the photo",
-    "noise": "This program's loss, from noise",
+    "photo": "Gram matrices, from the photo",
+    "noise": "Gram matrices, from noise",
     "article": "The article's loss and start",
-    "wasserstein": "Wasserstein style, from the photo",
+    "wasserstein": "Wasserstein, from the photo",
 }
 
 
@@ -135,7 +135,7 @@ def standing(found: Study, fields: Sequence[Field]) -> Table:
     for arm in _order(fields):
         i = field.arms.index(arm)
         runs, scores = field.runs[i], study.rate_scores(found.tunings, field.problem, arm, field.budget)
-        wide = f"{study.width(scores).decades:.1f}" if scores else ""
+        wide = f"{study.decades(scores):.1f}" if scores else ""
         measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
         table.append(
             [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(study.geometric_mean(last[i])), wide]

@@ -8,9 +8,10 @@ features, so that a position counts with wᵢ = gᵢ² / Σ g² in every loss he
 Perceptual Factors in Neural Style Transfer", section 4). Without a guide the whole picture counts, and a region of
 no extent pulls nowhere.
 
-A loss is a mean over positions, so that it does not grow with a picture or its region. `gram` is of the fourth order
-in features; the others are of the second, mean squares by channel. So scaled they are of one size: for VGG16's
-features of photos and paintings the others are 0.3 to 18 times `gram` where an image starts.
+A loss is a mean over positions, so that it does not grow with a picture or its region. `gram` and `cross` are of the
+fourth order in features; `wasserstein`, `sliced` and `mrf` of the second, mean squares by channel; `nearest`, `split`
+and `rot` compare directions, which have no unit. So scaled they are of one size: for VGG16's features of photos and
+paintings the others are 0.3 to 18 times `gram` where an image starts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -82,7 +83,8 @@ class StyleLoss(NamedTuple):
         not turned.
       redraw: the target with other positions, of it and the number of a step, for optimizers whose steps need no
         common loss. None: it draws none.
-      own: in [0, 1], of the picture whose maps choose, the part that is the image on its way; the photo is the rest.
+      own: in [0, 1]. From the second scale on, what is chosen of a target is chosen for a mixture of the photo and
+        the image so far; this is the image's part.
     """
 
     summarize: Callable[[Features, Guide | None, Key], Target]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 
-from jaxstyle.losses.base import Groups, Key, StyleLoss, mean_by_share, position_weights
+from jaxstyle.losses.base import Groups, StyleLoss, mean_by_share, position_weights
 from jaxstyle.losses.hypercolumns import resized, rows
 from jaxstyle.losses.terms import Array, Features, Guide, Scalar
 
@@ -20,12 +20,6 @@ def cross_gram(maps: Sequence[Features], guides: Sequence[Guide] | None) -> Cros
         shallow = shallow * position_weights(guides[-1])[..., None]
     product = rows(shallow).T @ rows(deep)
     return product / (deep.shape[0] * deep.shape[1]) if guides is None else product
-
-
-def summarize(maps: Sequence[Features], guides: Sequence[Guide] | None, key: Key) -> CrossGram:
-    """The target that a style picture gives."""
-    del key
-    return cross_gram(maps, guides)
 
 
 def cross_layer(maps: Sequence[Features], guides: Sequence[Guide] | None, target: CrossGram) -> Scalar:
@@ -43,4 +37,9 @@ def neighbours(layers: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.pairwise(ordered)) or [tuple(ordered)]
 
 
-STYLE_LOSS = StyleLoss(summarize, mean_by_share, cross_layer, groups=Groups(neighbours, tuple))
+STYLE_LOSS = StyleLoss(
+    lambda maps, guides, key: cross_gram(maps, guides),
+    mean_by_share,
+    cross_layer,
+    groups=Groups(neighbours, tuple),
+)

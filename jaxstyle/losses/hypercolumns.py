@@ -32,8 +32,8 @@ def hypercolumns(maps: Sequence[Features]) -> Features:
     """Maps of layers, shallow to deep, at the size of the middle one, each over its number of channels.
 
     Larger maps are averaged over what a position stands for, so that every pixel has a part in some column; smaller
-    ones are interpolated. Without the division the deep layers, which have more channels, were all of the cosine:
-    Kolkin et al. 2022, "Neural Neighbor Style Transfer".
+    ones are interpolated. Without the division the deep layers alone, which have more channels, would decide the
+    cosine: Kolkin et al. 2022, "Neural Neighbor Style Transfer".
     """
     shape = middle(maps).shape[:2]
     return jnp.concatenate([resized(each, shape) / each.shape[-1] for each in maps], -1)
@@ -84,7 +84,8 @@ def drawn(
     if guide is None:
         if count == positions:
             return jnp.arange(positions)
-        return ((jnp.arange(count) + offsets[:count]) * (positions / count)).astype(int)
+        places = (jnp.arange(count) + offsets[:count]) * (positions / count)
+        return jnp.minimum(places.astype(int), positions - 1)
     sums = jnp.cumsum(position_weights(guide).ravel())
     levels = (jnp.arange(count) + offsets[:count]) / count * sums[-1]
     return jnp.minimum(jnp.searchsorted(sums, levels, side="right"), positions - 1)

@@ -183,7 +183,7 @@ def pose(
     weighting: Weighting,
     content_mask: Mask | None = None,
     key: Key[Array, ""] | None = None,
-    read: Read | None = None,
+    read: Read = WHOLE,
 ) -> Problem:
     """The problem of giving the photo `content` the style of some pictures.
 
@@ -201,7 +201,7 @@ def pose(
       KeyError: the network has no such layer.
     """
     content = _floating(content)
-    read, guides = read or WHOLE, content_mask
+    guides = content_mask
     if content_mask is not None:
         mean = jnp.mean(content_mask)
         guides = _guides(content_mask / jnp.where(mean > 0, mean, 1), weighting.content)
@@ -236,7 +236,7 @@ def regions(
     network: vgg.PreparedNetwork,
     styles: Sequence[Style],
     key: Key[Array, ""] | None = None,
-    read: Read | None = None,
+    read: Read = WHOLE,
 ) -> list[Region]:
     """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
     key = jax.random.key(0) if key is None else key
@@ -248,7 +248,7 @@ def regions(
         mask = style.style_mask
         guides = None if mask is None else _guides(jnp.rot90(mask, turn), members)
         picture = jnp.rot90(style.picture, turn)
-        return (read or WHOLE).targets(form, network, picture, groups, guides, key)
+        return read.targets(form, network, picture, groups, guides, key)
 
     def targets(style: Style) -> dict[str, Any]:
         if form.style.turned is None:
@@ -277,13 +277,13 @@ def choices(
     network: vgg.PreparedNetwork,
     picture: Image,
     regions: Sequence[Region],
-    read: Read | None = None,
+    read: Read = WHOLE,
 ) -> list[dict[str, Any]]:
     """What of the targets of each region a picture takes, by group; nothing where the style loss takes all."""
     if form.style.choose is None:
         return []
     groups = form.style.groups.by_deepest(layers)
-    maps = (read or WHOLE).features(network, picture, _layers(groups)) | {IMAGE: picture}
+    maps = read.features(network, picture, _layers(groups)) | {IMAGE: picture}
     given = functools.partial(_given, form)
     return [
         {

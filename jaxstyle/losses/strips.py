@@ -77,10 +77,10 @@ def windows(height: int, strips: int, layers: int) -> Windows:
 def plans(height: int, blocks: Sequence[Sequence[str]], strips: int) -> list[Windows]:
     """The windows of each block for an image of so many rows.
 
-    The maps of a block from the third on take half of the memory that those before it take, for half of the strips.
+    From the third block on maps need half of the memory of those before, so half as many strips do.
     """
     return [
-        windows(height >> number, -(-strips >> max(0, number - 1)) if number else strips, len(names))
+        windows(height >> number, -(-strips >> max(0, number - 1)), len(names))
         for number, names in enumerate(blocks)
     ]
 
@@ -216,8 +216,8 @@ class _Block(NamedTuple):
 def _kept(problem: Problem, names: Sequence[str], maps: Mapping[str, Features]) -> dict[str, Array]:
     """What the gradient needs of the maps of some of a block's layers.
 
-    A layer without losses lets through what is positive and what its pooling takes, for which a byte is enough where
-    pooling has no other slopes.
+    Of a layer without losses it needs a yes or no per element: did ReLU let it through and, before max pooling, was
+    it the window's maximum. A byte holds that. The slopes of l2 pooling need the values.
     """
     kept, pooled = {}, list(maps)[-1]
     for name in names:

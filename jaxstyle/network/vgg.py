@@ -26,13 +26,6 @@ BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-class Convolution(NamedTuple):
-    """One 3×3 convolution. `kernel` correlates: it is not flipped."""
-
-    kernel: Float[Array, "3 3 in out"]
-    bias: Float[Array, " out"]
-
-
 class Network(NamedTuple):
     """The convolutions of a VGG by layer name, and the normalisation that belongs to them.
 
@@ -40,7 +33,7 @@ class Network(NamedTuple):
     have the input channels of `block1_conv1` reversed when they are loaded.
     """
 
-    convolutions: Mapping[str, Convolution]
+    convolutions: Mapping[str, Filters]
     mean: Float[Array, "3"]
     std: Float[Array, "3"]
 

@@ -213,9 +213,7 @@ def _network(
 ) -> vgg.Network:
     convolutions = {
         layer: jax.device_put(  # jnp.asarray would compile a program for each shape
-            vgg.Convolution(
-                kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel, bias
-            )
+            vgg.Filters(kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel, bias)
         )
         for layer, (kernel, bias) in convolutions.items()
     }

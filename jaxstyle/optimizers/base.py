@@ -78,12 +78,12 @@ class Outcome(NamedTuple):
 class Optimizer(NamedTuple):
     """Pure functions.
 
-    `carry(state, before, iterate)` is the state at an iterate of another size than the one `before`.
+    `carry(state, iterate)` is the state at an iterate of another size.
     `stepsize(state)` is what the line search of the last step multiplied its direction with; None where the state
     does not tell, as where there is no line search.
     """
 
     init: Callable[[Iterate], Any]
     step: Callable[[Visit, Iterate, Any], Outcome]
-    carry: Callable[[Any, Iterate, Iterate], Any]
+    carry: Callable[[Any, Iterate], Any]
     stepsize: Callable[[Any], Scalar | None] = lambda state: None

@@ -36,10 +36,6 @@ from jaxstyle.optimizers.quasi_newton import (
 from jaxstyle.optimizers.scipy_lbfgs import scipy_lbfgs
 
 
-def _gd(learning_rate: float) -> optax.GradientTransformation:
-    return optax.sgd(learning_rate)
-
-
 def _momentum(
     learning_rate: float, momentum: float = 0.9, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -71,7 +67,7 @@ _LINE_SEARCH_METHODS: dict[str, Callable[..., Optimizer]] = {
 _SCHEDULE_FREE = {"schedule_free_adamw": _schedule_free_adamw, "schedule_free_sgd": _schedule_free_sgd}
 
 _TRANSFORMATIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "gd": _gd,
+    "gd": lambda learning_rate: optax.sgd(learning_rate),  # without what else `sgd` has
     "momentum": _momentum,
     "adadelta-tf1gpu": adadelta_tf1gpu,
     **_SCHEDULE_FREE,
@@ -130,7 +126,7 @@ _RANGES = {
     **dict.fromkeys(("history_size", "memory_size"), (1, 1000, "from 1 to 1000")),
     "sufficient_decrease": (math.ulp(0.0), math.nextafter(0.5, 0.0), "between 0 and 1/2"),
     "curvature": _FRACTION,
-    # They divide by it.
+    # optax divides by it.
     **{(name, "b1"): (1e-3, _FRACTION[1], "from 0.001, below 1") for name in _SCHEDULE_FREE},
     **dict.fromkeys(
         ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),

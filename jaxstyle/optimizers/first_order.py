@@ -19,13 +19,12 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
         image = optax.apply_updates(image, updates)
         return Outcome(visit(image), state, jnp.int32(1), jnp.bool_(False))
 
-    def carry(state: Any, before: Iterate, iterate: Iterate) -> Any:
+    def carry(state: Any, iterate: Iterate) -> Any:
         """Arrays that follow the image's shape are resized, linearly: second moments stay positive.
 
         Where one changes its rank (adafactor factors its moments from 128 pixels on), all but a schedule begins anew:
         a count of steps that went on would take the empty moments beside it for those of many steps.
         """
-        del before
         fresh = transformation.init(iterate.image)
         pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True))
         if any(jnp.ndim(old) != jnp.ndim(new) for old, new in pairs):

@@ -19,7 +19,7 @@ ROUNDING = 1e-6
 
 
 class Bracket(NamedTuple):
-    """Step sizes between which a step of the Wolfe conditions is: `low` decreases enough, `high` does not."""
+    """Step sizes between which one satisfies the Wolfe conditions: `low` decreases enough, `high` does not."""
 
     low: Scalar
     low_total: Scalar
@@ -43,11 +43,14 @@ class Search(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """c₁ and c₂ of the Wolfe conditions, see `wolfe`."""
+    """The Wolfe conditions: φ(t) ≤ φ(0) + c₁ t φ'(0) and φ'(t) ≥ c₂ φ'(0); strong: φ'(t) ≤ -c₂ φ'(0) as well.
+
+    `sufficient_decrease` is c₁, in (0, 1/2), and `curvature` c₂, in (c₁, 1).
+    """
 
     sufficient_decrease: Scalar | float
     curvature: Scalar | float
-    strong: bool
+    strong: bool = False
 
 
 class Trial(NamedTuple):
@@ -113,26 +116,21 @@ def wolfe(
     start: Iterate,
     direction: Image,
     first_trial: Scalar,
-    *,
-    sufficient_decrease: Scalar | float,
-    curvature: Scalar | float,
+    conditions: Conditions,
     max_evaluations: int,
-    strong: bool = False,
 ) -> Search:
-    """A step along `direction` that satisfies the weak Wolfe conditions, or the strong ones.
+    """A step along `direction` that satisfies some conditions.
 
     Args:
       visit: the objective. Where it moves a pixel of a trial image, the search goes on without that pixel.
       start: where the search begins.
       direction: a direction of descent.
       first_trial: step size to try first, > 0.
-      sufficient_decrease: c₁ in φ(t) ≤ φ(0) + c₁ t φ'(0), in (0, 1/2).
-      curvature: c₂ in φ'(t) ≥ c₂ φ'(0), in (c₁, 1).
+      conditions: see `Conditions`.
       max_evaluations: the search gives up after so many.
-      strong: φ'(t) ≤ -c₂ φ'(0) as well.
     """
     total, slope = start.evaluation.total, inner(start.evaluation.gradient, direction)
-    conditions, unseen = Conditions(sufficient_decrease, curvature, strong), is_unseen(start)
+    unseen = is_unseen(start)
 
     def unfinished(search: Search) -> Bool[Array, ""]:
         # A direction that does not descend has nothing to be searched, a start that is unseen one evaluation.

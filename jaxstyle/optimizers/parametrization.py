@@ -235,8 +235,8 @@ def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Opt
         seen = outcome.iterate
         return outcome._replace(iterate=seen.evaluation.terms.iterate, state=at(seen, outcome.state))
 
-    def carry(state: WithinState, before: Iterate, iterate: Iterate) -> WithinState:
+    def carry(state: WithinState, iterate: Iterate) -> WithinState:
         seen = everywhere(encode(iterate.image), iterate)
-        return at(seen, optimizer.carry(state.inner, known(state, before), seen))
+        return at(seen, optimizer.carry(state.inner, seen))
 
     return Optimizer(init, step, carry, lambda state: optimizer.stepsize(state.inner))

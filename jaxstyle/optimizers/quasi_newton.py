@@ -3,7 +3,6 @@
 This is the only file that knows jaxopt.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from jaxtyping import Bool, Int
 from jaxstyle.network.convolution import parts
 from jaxstyle.optimizers import spectral
 from jaxstyle.optimizers.base import Image, Iterate, Optimizer, Outcome, Scalar, Visit, inner
-from jaxstyle.optimizers.line_search import Search, wolfe
+from jaxstyle.optimizers.line_search import Conditions, Search, wolfe
 
 #: Root mean square, in pixel levels, of the first move along a direction whose length means nothing.
 FIRST_MOVE = 1.0
@@ -33,19 +32,6 @@ class QuasiNewtonState(NamedTuple):
 def _or_empty(search: Search, memory: Any, init: Callable[[Iterate], Any]) -> Any:
     """The memory after a search, emptied where that failed: not by a `where`, which would write all of it."""
     return jax.lax.cond(search.accepted, lambda: memory, lambda: init(search.iterate))
-
-
-def _searching(
-    max_evaluations: int, sufficient_decrease: float, curvature: float, strong: bool = False
-) -> Callable[..., Search]:
-    """The line search with its numbers."""
-    return functools.partial(
-        wolfe,
-        max_evaluations=max_evaluations,
-        sufficient_decrease=sufficient_decrease,
-        curvature=curvature,
-        strong=strong,
-    )
 
 
 def _unscaled(direction: Image) -> Scalar:
@@ -77,7 +63,7 @@ def _restarting(
         return QuasiNewtonState(init(iterate), jnp.bool_(True))
 
     # Curvature of another size is none of the new one's.
-    return Optimizer(fresh, step, lambda state, before, iterate: fresh(iterate))
+    return Optimizer(fresh, step, lambda _, iterate: fresh(iterate))
 
 
 class Scaling(NamedTuple):
@@ -194,7 +180,7 @@ def lbfgs(
       history: one of `HISTORIES`. What is computed of a correction is of it as it is kept.
     """
     first = SCALINGS[scaling]
-    search = _searching(max_evaluations, sufficient_decrease, curvature)
+    conditions = Conditions(sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
         total, _, gradient = iterate.evaluation
@@ -211,7 +197,8 @@ def lbfgs(
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         direction = _downhill(memory, first)
         # A quasi-Newton direction has its length: the first trial is always 1.
-        found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), 1.0))
+        first_trial = jnp.where(fresh, _unscaled(direction), 1.0)
+        found = wolfe(visit, iterate, direction, first_trial, conditions, max_evaluations)
         return found, _remember(memory, iterate.image, found, first)
 
     return _restarting(init, advance)._replace(stepsize=lambda state: state.memory.stepsize)
@@ -266,7 +253,7 @@ def nonlinear_cg(
       method: one of `COEFFICIENTS`.
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
-    search = _searching(max_evaluations, sufficient_decrease, curvature, strong=True)
+    conditions = Conditions(sufficient_decrease, curvature, strong=True)
 
     def init(iterate: Iterate) -> ConjugateState:
         gradient, zero = iterate.evaluation.gradient, jnp.zeros_like(iterate.evaluation.total)
@@ -276,7 +263,8 @@ def nonlinear_cg(
         direction = memory.direction
         slope = inner(memory.gradient, direction)
         like_before = memory.stepsize * jnp.clip(memory.slope / slope, 0.05, 20)
-        found = search(visit, iterate, direction, jnp.where(fresh, _unscaled(direction), like_before))
+        first_trial = jnp.where(fresh, _unscaled(direction), like_before)
+        found = wolfe(visit, iterate, direction, first_trial, conditions, max_evaluations)
         gradient = found.iterate.evaluation.gradient
         # Where a pixel was held back, it did not go there.
         gone = jnp.abs(found.iterate.image - iterate.image) >= 0.5 * found.stepsize * jnp.abs(direction)
@@ -316,7 +304,7 @@ def optax_lbfgs(
       max_evaluations, sufficient_decrease, curvature: as in `lbfgs`.
     """
     direction = optax.lbfgs(memory_size=memory_size, linesearch=None)
-    search = _searching(max_evaluations, sufficient_decrease, curvature)
+    conditions = Conditions(sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
         return direction.init(iterate.image)
@@ -324,7 +312,8 @@ def optax_lbfgs(
     def advance(visit: Visit, iterate: Iterate, memory: Any, fresh: Bool[Array, ""]):
         given = iterate.evaluation.gradient, memory, iterate.image
         updates, memory = _without_rows(direction.update(*_with_rows(given)), len(iterate.image))
-        found = search(visit, iterate, updates, jnp.where(fresh, _unscaled(updates), 1.0))
+        first_trial = jnp.where(fresh, _unscaled(updates), 1.0)
+        found = wolfe(visit, iterate, updates, first_trial, conditions, max_evaluations)
         return found, _or_empty(found, memory, init)
 
     return _restarting(init, advance)

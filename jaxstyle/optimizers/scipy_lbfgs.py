@@ -80,6 +80,4 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
             state.f[()] = current.evaluation.total
             state.g[:] = np.asarray(current.evaluation.gradient).ravel()
 
-    return Optimizer(
-        start, step, lambda state, before, iterate: start(iterate), lambda state: state.dsave[_STEPSIZE]
-    )
+    return Optimizer(start, step, lambda _, iterate: start(iterate), lambda state: state.dsave[_STEPSIZE])

@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from jaxstyle.losses import objective, wasserstein
 from jaxstyle.losses.base import StyleLoss
-from jaxstyle.losses.gram import guided_gram
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.losses.wasserstein import Gaussian
 from jaxstyle.network import vgg
@@ -37,14 +36,14 @@ def style_distances(
     """Relative distance ‖G − A‖ / ‖A‖ of Gram matrices at `HELD_OUT_LAYERS`, by Frobenius norm.
 
     G is the result's, A that of the style pictures, blended by their shares: 0 for the style itself, 1 for an image
-    without features. Of a layer that was not optimised it tells whether the style came through or only its statistics
-    where they were asked for.
+    without features. At a layer that was not optimised it tells whether the style itself came through, or merely the
+    numbers that were optimised.
     """
 
     def distance(own: Array, target: Array) -> Scalar:
         return jnp.linalg.norm(own - target) / jnp.linalg.norm(target)
 
-    return _distances(network, result, styles, STYLE_LOSSES["gram"], guided_gram, distance)
+    return _distances(network, result, styles, STYLE_LOSSES["gram"], distance)
 
 
 def divergences(
@@ -55,9 +54,7 @@ def divergences(
     Yeh et al. 2020, "Improving Style Transfer with Calibrated Metrics": −log of it is their base E statistic, of how
     effectively the style was transferred. See `kullback_leibler` for what is computed and where it departs.
     """
-    return _distances(
-        network, result, styles, STYLE_LOSSES["wasserstein"], wasserstein.gaussian, kullback_leibler
-    )
+    return _distances(network, result, styles, STYLE_LOSSES["wasserstein"], kullback_leibler)
 
 
 def sifid(network: vgg.PreparedNetwork, result: Image, styles: Sequence[objective.Style]) -> Scalar:
@@ -68,9 +65,8 @@ def sifid(network: vgg.PreparedNetwork, result: Image, styles: Sequence[objectiv
 
     NOTE: The network is VGG16 and not Inception, so that values compare among themselves, and to no other program's.
     """
-    return _distances(
-        network, result, styles, STYLE_LOSSES["wasserstein"], wasserstein.gaussian, frechet, [SIFID_LAYER]
-    )[SIFID_LAYER]
+    found = _distances(network, result, styles, STYLE_LOSSES["wasserstein"], frechet, [SIFID_LAYER])
+    return found[SIFID_LAYER]
 
 
 def kullback_leibler(own: Gaussian, target: Gaussian) -> Scalar:
@@ -106,11 +102,10 @@ def _distances(
     result: Image,
     styles: Sequence[objective.Style],
     statistics: StyleLoss,
-    summarize: Callable[[Array, Array | None], Any],
     distance: Callable[[Any, Any], Scalar],
     layers: Sequence[str] = HELD_OUT_LAYERS,
 ) -> dict[str, Scalar]:
-    """By layer, the distance of what `summarize` says of the result to the targets of `statistics`."""
+    """By layer, the distance of the result's statistics, those of a style loss that draws nothing, to the styles'."""
     form = objective.GATYS._replace(style=statistics)
     regions = objective.regions(form, layers, network, styles)
     found = vgg.features(network, result, layers)
@@ -119,7 +114,10 @@ def _distances(
     def mean(layer: str) -> Scalar:
         each = [
             region.weight
-            * distance(summarize(found[layer], region.guides and region.guides[layer]), region.targets[layer])
+            * distance(
+                statistics.summarize(found[layer], region.guides and region.guides[layer], None),
+                region.targets[layer],
+            )
             for region in regions
         ]
         return sum(each) / jnp.where(weights > 0, weights, 1)

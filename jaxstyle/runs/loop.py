@@ -62,9 +62,6 @@ class Stages:
         self._stages = stages
         self._loaded: dict[int, Programs] = {}
 
-    def __len__(self) -> int:
-        return len(self._stages)
-
     def of(self, step: int) -> int:
         """The number of the stage whose state is that of a step."""
         return next(number for number, stage in enumerate(self._stages) if step <= stage.last)

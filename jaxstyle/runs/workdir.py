@@ -34,6 +34,12 @@ FILES = (
     *("summary.csv", "pictures.png", "report.html", "claims.json"),
     *("sweep.csv", "curves.csv", "sensitivity.png", "measured.json", "curves.npz", "tables.md"),
     "plane.png",
+    *(
+        f"{problem}-{figure}.png"
+        for problem in ("photo", "noise", "article", "wasserstein")
+        for figure in ("curves", "profile", "ranks", "plane", "rates")
+    ),
+    *(f"experiment{number}{of}.png" for number in range(1, 7) for of in ("", "-seconds", "-pictures")),
 )
 FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard", "regions")
 LOCK = ".jaxstyle.lock"
@@ -72,7 +78,7 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
             raise
         raise UserError(
             f"--workdir={directory}: cannot write there: {error.strerror or error}; "
-            "what is there is kept, and the same command goes on from it"
+            "what is there is kept, and the same command, without --overwrite, goes on from it"
         ) from error
 
 

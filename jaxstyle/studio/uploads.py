@@ -19,7 +19,7 @@ MAX_BYTES = 2**26  # of an upload
 #: Longer side in pixels of what is shown of a picture.
 PREVIEW = 480
 
-SAMPLES = tuple(f"sample:{name}" for name in (*pictures.PHOTOS, *samples.PAINTERS))
+SAMPLES = tuple(f"sample:{name}" for name in (*pictures.PHOTOS, *samples.NAMES))
 
 
 class Upload(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxstyle.images.brush import (
+from drawing.brush import (
     SUPERSAMPLING,
     Mask,
     Paths,

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from jaxstyle.images.brush import SUPERSAMPLING, Picture, Plan, grid, light, paint, ramp
+from drawing.brush import SUPERSAMPLING, Picture, Plan, grid, light, paint, ramp
 
 _EARTHS = (  # ochre, grey, olive, blue-green, each from dark to light
     ((38, 26, 18), (104, 74, 42), (180, 138, 82), (236, 210, 154)),
