@@ -118,6 +118,7 @@ class Plan(NamedTuple):
     rates: list[float]
     tuning: dict[str, Settings]
     test: dict[str, Settings]
+    size: str
     record: str
 
 
@@ -302,7 +303,9 @@ class Bench:
 
     def study(self) -> study.Study:
         runs = (read_run(entry, self.measured) for entry in self.entries)
-        return study.Study(self.plan.budgets, tuple(self.tunings), tuple(run for run in runs if run))
+        return study.Study(
+            self.plan.budgets, tuple(self.tunings), tuple(run for run in runs if run), self.plan.size
+        )
 
     def measure(self, entry: Entry, by: yardstick.Yardstick, cache: Cache) -> None:
         if entry.folder.name not in self.measured:
@@ -426,6 +429,7 @@ def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Pl
         lanes.parse_rates(above["learning_rates"]),
         read_pairs("tuning", above["tuning_pairs"], base),
         read_pairs("test", above["test_pairs"], base),
+        base.size,
         record,
     )
 

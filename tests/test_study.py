@@ -105,6 +105,34 @@ def test_losses_are_over_the_best_that_any_arm_found_for_the_pair():
     np.testing.assert_allclose(study.costs(study.field(found, "photo", 3), 1.5), [[3, np.inf], [2, 2]])
 
 
+def test_arms_are_told_against_the_best():
+    """By hand: b has half of a's loss on A after 3 and a third on B; what a has after 3, b has after 2 and never."""
+    runs = [
+        run("a", "A", [8, 4, 2]),
+        run("a", "B", [9, 9, 3]),
+        run("b", "A", [8, 2, 1]),
+        run("b", "B", [9, 1, 1]),
+    ]
+    found = study.Study((2, 3), (), tuple(runs))
+    fields = [study.field(found, "photo", budget) for budget in found.budgets]
+    head, (row,) = study_report.against(found, fields)
+    assert head[-2:] == ["b ahead, pairs", "evaluations of that to the loss after 3"]
+    assert row == ["a", "4.24 (2.00 to 9.00)", "2.45 (2.00 to 3.00)", "2 of 2", "2, 2 to 2"]
+    found = study.Study((3,), (), (*runs[:2], *(each._replace(total=each.total + 1.2) for each in runs[2:])))
+    _, (row,) = study_report.against(found, [study.field(found, "photo", 3)])
+    assert row[0] == "a"
+    assert row[2:] == ["1 of 2", "—, 2 to 2, 1 never"]
+
+
+def test_an_arm_that_no_rate_brings_through_is_told_to_have_diverged():
+    runs = [run("lbfgs", pair, [9, 5, 3]) for pair in "AB"]
+    tunings = [tuning("gd", pair, 1, b2=5.0, b3=math.inf) for pair in "CD"]
+    found = study.Study((2, 3), tuple(tunings), tuple(runs))
+    fields = [study.field(found, "photo", budget) for budget in found.budgets]
+    _, rows = study_report.losses(found, fields)
+    assert rows[-1] == ["gd", "", "has not run", "diverged"]
+
+
 def test_a_performance_profile_is_dolan_and_mores():
     """Two solvers and four problems by hand: a solves three, b two, no one the last."""
     costs = np.array([[10, 20, 10, np.inf], [20, 10, np.inf, np.inf]])
@@ -131,6 +159,10 @@ def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
         assert low < value < high
         inside += low <= 2 <= high
     assert 83 <= inside <= 99
+
+
+def test_the_interval_of_a_few_goes_from_the_least_to_the_most():
+    assert study.mean_interval(np.array([1.0, 4.0, 2.0])) == pytest.approx((2, 1, 4))
 
 
 def test_intervals_of_what_does_not_vary_and_of_what_is_infinite():
@@ -170,12 +202,12 @@ def long():
     runs += [run("gd", pair, noisy[3][:40], status="diverged", rate=10.0) for pair in "ABC"]
     best = {25: 2.0, 100: 1.5, 700: 1.25}
     tunings = [study.Tuning("photo", arm, "D", rate, best) for arm, rate in (("adam", 3.0), ("gd", 10.0))]
-    return study.Study(budgets, tuple(tunings), tuple(runs))
+    return study.Study(budgets, tuple(tunings), tuple(runs), "9x9")
 
 
 def test_packing_keeps_every_score(long):
     packed = study.unpack(study.pack(long))
-    assert packed.budgets == long.budgets
+    assert (packed.budgets, packed.size) == (long.budgets, long.size)
     assert packed.tunings == long.tunings
     assert sum(len(each.total) for each in packed.runs) < 0.7 * sum(len(each.total) for each in long.runs)
     for budget in long.budgets:
@@ -196,6 +228,8 @@ def test_studies_of_other_budgets_are_not_merged_and_no_run_counts_twice(long):
     assert sorted(study.merge(arms).runs, key=id) == sorted(long.runs, key=id)
     with pytest.raises(ValueError, match="budgets"):
         study.merge([long, long._replace(budgets=(25,))])
+    with pytest.raises(ValueError, match="sizes"):
+        study.merge([arms[0]._replace(size="64"), arms[1]])
     with pytest.raises(ValueError, match=r"adam on A \(photo\) is in two"):
         study.merge([long, arms[1]])
 
@@ -233,6 +267,7 @@ def ran(tmp_path_factory):
 
 def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
     found = study.unpack((ran / "curves.npz").read_bytes())
+    assert found.size == "32x24"
     assert {each.pair for each in found.tunings} == {"cat + night", "portrait + facets"}
     assert {each.pair for each in found.runs} == {"portrait + night", "cat + facets"}
     assert {each.arm for each in found.tunings} == {"adam", "gd"}
@@ -413,6 +448,19 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
                 assert page.partition(mark)[2].startswith(records.markdown(make(found, fields)))
                 shown += 1
     assert shown >= least
+
+
+def test_the_answer_of_the_page_is_of_the_committed_curves():
+    found = study.unpack((ROOT / "docs/optimizers/curves.npz").read_bytes())
+    page = (ROOT / "docs/optimizers.md").read_text("utf-8")
+    rows = page.partition("<!-- answer -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    problems = {title: problem for problem, title in study_report.TITLES.items()}
+    assert len(rows) == 10
+    for title, arm, *cells in ([cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows):
+        fields = [study.field(found, problems[title], budget) for budget in found.budgets]
+        _, table = study_report.against(found, fields)
+        *factors, _, reached = next(row[1:] for row in table if row[0] == arm)
+        assert cells == [*factors, reached]
 
 
 @pytest.mark.parametrize(

@@ -41,21 +41,27 @@ _COLOURS = (
     *("nadam", "amsgrad", "momentum", "yogi", "lbfgs:spectral@fourier", "nonlinear-cg@fourier"),
 )
 
+#: Those that have the darkest and the lightest of another twenty, in fours of one hue.
+_LATER = (
+    *("adabelief", "lion", "prodigy", "radam", "schedule_free_adamw"),
+    *("adan", "dog", "sign_sgd", "adafactor", "lamb"),
+)
+
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """By label an optimizer's own colour for its largest rate, the light one for the next, others for the rest."""
-    palette = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]
-    own, light = (
-        dict(zip(_COLOURS, palette, strict=True)),
-        dict(zip(_COLOURS[::2], palette[1::2], strict=True)),
+    palette, later = (
+        [to_hex(colour) for colour in matplotlib.colormaps[name].colors] for name in ("tab20", "tab20b")
     )
+    own = dict(zip(_COLOURS + _LATER, palette + later[::4] + later[3::4], strict=True))
+    light = dict(zip(_COLOURS[::2], palette[1::2], strict=True))
     names, found = {label: optimizer(label) for label in labels}, {}
     for shades in (own, light):
         for label in sorted(names, key=_rate, reverse=True):
             shade = shades.get(names[label])
             if label not in found and shade and shade not in found.values():
                 found[label] = shade
-    left = itertools.cycle([each for each in palette if each not in found.values()] or palette)
+    left = itertools.cycle(later[1::4] + later[2::4])
     return {label: found.get(label) or next(left) for label in names}
 
 

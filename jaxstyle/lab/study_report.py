@@ -93,22 +93,61 @@ def _ratio(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:.2f}" if value < 10 else f"{value:.3g}"
 
 
+def _interval(ratios: Sequence[float]) -> str:
+    value, low, high = study.mean_interval(np.asarray(ratios))
+    return f"{_ratio(value)} ({_ratio(low)} to {_ratio(high)})"
+
+
 def losses(found: Study, fields: Sequence[Field]) -> Table:
-    """Best so far over best known: geometric means over the test pairs with 95 % intervals, and tuned rates."""
+    """Best so far over best known: geometric means over the test pairs with 95 % intervals, and tuned rates.
+
+    Arms of which no rate reached the largest budget on all tuning pairs come last.
+    """
     table, ratios = [], [study.ratios(field) for field in fields]
     lowest = [min(map(study.geometric_mean, each), default=0) for each in ratios]
-    for arm in _order(fields):
+    tuned = dict.fromkeys(each.arm for each in found.tunings if each.problem == fields[-1].problem)
+    for arm in dict.fromkeys([*_order(fields), *tuned]):
         rates = list(dict.fromkeys(_rate(field, arm) for field in fields if arm in field.arms))
         cells = [arm, ", ".join(rates)]
         for field, own, least in zip(fields, ratios, lowest, strict=True):
             if arm not in field.arms:
-                cells.append("diverged")
+                scores = study.rate_scores(found.tunings, field.problem, arm, field.budget)
+                cells.append("has not run" if scores and study.chosen_rate(scores) else "diverged")
                 continue
-            value, low, high = study.mean_interval(own[field.arms.index(arm)])
-            text = f"{_ratio(value)} ({_ratio(low)} to {_ratio(high)})"
-            cells.append(f"**{text}**" if value <= 1.02 * least else text)
+            mine = own[field.arms.index(arm)]
+            text = _interval(mine)
+            cells.append(f"**{text}**" if study.geometric_mean(mine) <= 1.02 * least else text)
         table.append(cells)
     return ["optimizer", "rate", *(f"{field.budget} evaluations" for field in fields)], table
+
+
+def against(found: Study, fields: Sequence[Field]) -> Table:
+    """Each arm against the best: its loss over the best arm's, on how many pairs that is ahead at the largest budget,
+    and after how many evaluations it has the arm's loss there: the median over the pairs, the least and the most."""
+    best, *others = _order(fields)
+    table = []
+    for arm in others:
+        cells = [arm]
+        for field in fields:
+            if not {arm, best} <= {*field.arms}:
+                cells.append("")
+                continue
+            ratios = study.ratios(field)
+            own = ratios[field.arms.index(arm)] / ratios[field.arms.index(best)]
+            cells.append(_interval(own))
+        field = fields[-1]
+        rows = zip(field.runs[field.arms.index(best)], field.runs[field.arms.index(arm)], strict=True)
+        spent = [study.evaluations_to(leader, study.best_within(run, field.budget)) for leader, run in rows]
+        spent = [each if each <= field.budget else math.inf for each in spent]
+        cells.append(f"{int(np.sum(own > 1))} of {len(own)}")
+        reached = [each for each in spent if math.isfinite(each)]
+        median, never = float(np.median(spent)), len(spent) - len(reached)
+        text = "—" if math.isinf(median) else f"{median:g}"
+        text += f", {min(reached):g} to {max(reached):g}" if reached else ""
+        cells.append(text + f", {never} never" * bool(never and reached))
+        table.append(cells)
+    head = ["optimizer", *(f"after {field.budget}" for field in fields), f"{best} ahead, pairs"]
+    return [*head, f"evaluations of that to the loss after {fields[-1].budget}"], table
 
 
 def targets(found: Study, fields: Sequence[Field]) -> Table:
@@ -135,20 +174,22 @@ def standing(found: Study, fields: Sequence[Field]) -> Table:
     for arm in _order(fields):
         i = field.arms.index(arm)
         runs, scores = field.runs[i], study.rate_scores(found.tunings, field.problem, arm, field.budget)
-        wide = f"{study.decades(scores):.1f}" if scores else ""
+        decades = study.decades(scores) if scores else 0.0
+        wide = (f"{decades:.1f}" if decades else "< 0.5") if scores else ""
         measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
         table.append(
             [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(study.geometric_mean(last[i])), wide]
-            + [f"{1000 * min(run.seconds for run in runs):.0f}"]
+            + [f"{1000 * np.median([run.seconds for run in runs]):.0f}"]
             + [f"{value:.3f}" if k < 2 else f"{value:.1f}" for k, value in enumerate(measures)]
         )
-    head = ["optimizer", "mean rank", "last loss", "decades of rate within 10 %", "ms an evaluation, least"]
+    head = ["optimizer", "mean rank", "last loss", "decades of rate within 10 %", "ms an evaluation"]
     return [*head, "style distance", "LPIPS to the photo", "palette distance"], table
 
 
 TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
     "loss by budget": losses,
     "evaluations to a loss": targets,
+    "against the best": against,
     "standing": standing,
 }
 
@@ -156,7 +197,7 @@ TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
 # --- figures ------------------------------------------------------------------------------------------------------
 
 #: Arms that a figure draws in colour, the article's optimizers among them; the rest are grey.
-COLOURED = 9
+COLOURED = 12
 ARTICLE = ("gd", "adadelta", "adagrad", "adam", "rmsprop", "lbfgs")
 
 
@@ -201,10 +242,10 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
             label = f"{arm} {_rate(field, arm)}".strip()
             width = 4 if arm == next(iter(colours)) else 2
             axes.plot(spent, middle, color=colours[arm], lw=width, label=label, zorder=3)
-            top = max(top, float(middle[np.searchsorted(spent, min(10, field.budget))]))
+            top = max(top, float(middle[0]))
         else:
             axes.plot(spent, middle, color="#9aa3b0", lw=0.8, alpha=0.7)
-    axes.set(ylim=(0.97, 2.5 * top), xlim=(2, field.budget), ylabel="lowest loss so far, over the best known")
+    axes.set(ylim=(0.97, 1.1 * top), xlim=(2, field.budget), ylabel="lowest loss so far, over the best known")
     ticks = [n for n in (2, 5, 10, 25, 50, 100, 250, 500, 1000) if n <= field.budget]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     figures.plain_ticks(axes.xaxis)
@@ -270,15 +311,19 @@ def plane(found: Study, fields: Sequence[Field]) -> Figure | None:
         return None
     figure, axes = _axes(9, 6, xlabel="style distance, layers held out: lower has more of the style")
     axes.set_ylabel("LPIPS to the photo: lower has more of the photo")
-    best = study.front(points)
-    axes.plot(*points[best].T, color="#2456a6", lw=1, alpha=0.5, zorder=1)
+    near = (points <= 1.5 * np.median(points, 0)).all(1)
+    axes.plot(*points[near][study.front(points[near])].T, color="#2456a6", lw=1, alpha=0.5, zorder=1)
     for arm, point in zip(field.arms, points, strict=True):
         axes.plot(*point, "o", color=colours.get(arm, "#9aa3b0"), ms=8 if arm in colours else 5)
         if arm in colours:
             axes.annotate(arm, point, xytext=(6, 3), textcoords="offset points", fontsize=8)
-    shown = points[[field.arms.index(arm) for arm in colours]]
-    low, high = shown.min(0), np.minimum(shown.max(0), 2 * np.median(shown, 0))
-    axes.set(xlim=(low[0] * 0.95, high[0] * 1.15), ylim=(low[1] * 0.96, high[1] * 1.04))
+    low, high = points[near].min(0), points[near].max(0)
+    margin = np.maximum(0.06 * (high - low), 1e-3)
+    axes.set(
+        xlim=(low[0] - margin[0], high[0] + 3 * margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1])
+    )
+    if outside := len(near) - int(near.sum()):
+        axes.set_title(f"{outside} of {len(near)} arms lie outside", fontsize=9, loc="left")
     return figure
 
 
@@ -304,6 +349,7 @@ def sensitivity(found: Study, fields: Sequence[Field]) -> Figure | None:
             else {"color": "#9aa3b0", "lw": 0.8}
         )
         axes.plot(list(scores), values / values.min(), "o-", ms=4, **style)
+        axes.plot(min(scores, key=scores.get), 1, "o", ms=8 if arm in palette else 5, color=style["color"])
     axes.axhspan(1, 1.1, color="#d9f2e1", alpha=0.6, lw=0)
     axes.set_ylim(0.97, 5)
     axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5]))
