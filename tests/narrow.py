@@ -3,7 +3,8 @@
     done = narrow.run("experiments.compare", "--steps=3", ...)
 
 Each is a process with its own pid, pipes, folder and environment, forked from one that has imported what all commands
-import; `python tests/narrow.py experiments.compare --steps=3 ...` starts one from nothing.
+import; `python tests/narrow.py experiments.compare --steps=3 ...` starts one from nothing. In place of a command may
+stand "-c" and code.
 """
 
 import atexit
@@ -246,7 +247,10 @@ if __name__ == "__main__":
         sys.argv = _await_order(socket.socket(fileno=int(sys.argv[0])))
     sys.executable = _python()
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        if sys.argv[0] == "-c":
+            exec(sys.argv.pop(1), {"__name__": "__main__"})
+        else:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
         if not forked or not isinstance(end.code, int | None):

@@ -6,8 +6,6 @@ The devices are four virtual ones of this CPU, in a process of their own: JAX ha
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import narrow
@@ -94,14 +92,8 @@ with mesh.told(grid):
 
 
 def test_fourier_variables_have_the_same_bits_each_time():
-    done = subprocess.run(
-        [sys.executable, "-c", TRANSFORMS],
-        cwd=narrow.ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    two = "--xla_force_host_platform_device_count=2"
+    done = narrow.run("-c", TRANSFORMS, XLA_FLAGS=two, check=True)
     assert done.stdout == "2 1\n"
 
 
@@ -132,7 +124,7 @@ put = there.put(maps)
 with mesh.told(grid):
     step = jax.jit(lambda maps: there.fold(each(apart, there.unfold(maps))), out_shardings=there.shardings)
     compiled = step.lower(put).compile()
-expected = jax.vmap(gradient, (None, 0))(whole, maps)
+expected = jax.jit(jax.vmap(gradient, (None, 0)))(whole, maps)
 np.testing.assert_allclose(there.fetch(compiled(put)), expected, atol=1e-5 * abs(expected).max())
 print(*sorted(set(re.findall(r"(all-[a-z]+|collective-permute)[(]", compiled.as_text()))))
 """
@@ -149,15 +141,8 @@ print(*sorted(set(re.findall(r"(all-[a-z]+|collective-permute)[(]", compiled.as_
     ],
 )
 def test_what_a_convolution_makes_of_rows_stays_where_they_are(lanes, rows, moved, how):
-    done = subprocess.run(
-        [sys.executable, "-c", TILES, str(lanes), str(rows), how],
-        cwd=narrow.ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    four = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    done = narrow.run("-c", TILES, str(lanes), str(rows), how, XLA_FLAGS=four, check=True)
     assert done.stdout == f"{moved}\n"
 
 
