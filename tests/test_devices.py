@@ -146,10 +146,10 @@ def test_what_a_convolution_makes_of_rows_stays_where_they_are(lanes, rows, move
     assert done.stdout == f"{moved}\n"
 
 
-def start(folder, devices, **environment):
+def start(folder, devices, *more, **environment):
     return narrow.Process(
         "experiments.stylize",
-        *("--size=64x51", "--scales=1", "--steps=60", "--optimizer=lbfgs", "--checkpoint_seconds=0"),
+        *("--size=64x51", "--scales=1", "--steps=60", "--optimizer=lbfgs", *narrow.FEW, *more),
         *(f"--workdir={folder}", f"--devices={devices}"),
         **environment,
     )
@@ -157,7 +157,7 @@ def start(folder, devices, **environment):
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     """And with 51 rows, which do not divide: a checkpoint has the state as one device would."""
-    process = start(tmp_path, 4)
+    process = start(tmp_path, 4, "--checkpoint_seconds=0")
     while not (tmp_path / "metrics.csv").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
