@@ -368,8 +368,8 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """What the command makes of each of `BAD`, and its folder."""
+def bad(tmp_path_factory):
+    """A folder of files that are no good, and flags that name two that are."""
     folder = tmp_path_factory.mktemp("bad")
     flags = make_pictures(folder)
     (folder / "empty.png").touch()
@@ -379,32 +379,20 @@ def refusals(tmp_path_factory):
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     Image.new("L", (20, 20)).save(folder / "black.png")
     (folder / "nothing").mkdir()
-    cases = [
-        [*flags, f"--workdir={folder / 'new'}", *(text.format(folder=folder) for text in arguments)]
-        for arguments, _ in BAD.values()
-    ]
-    names = {path.name for path in folder.iterdir()}
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "forked.py", "stylize"],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=120,
-        check=True,
-    )
-    assert {path.name for path in folder.iterdir()} == names  # nothing is written
-    return dict(zip(BAD, json.loads(done.stdout), strict=True))
+    return folder, flags
 
 
 @pytest.mark.parametrize("mistake", BAD)
-def test_a_mistake_gets_one_line_and_status_2(refusals, mistake):
-    status, errors, _, _ = refusals[mistake]
-    assert status == 2, errors
-    assert errors.startswith("stylize: ")
-    assert len(errors.splitlines()) == 1
-    assert BAD[mistake][1] in errors
+def test_a_mistake_gets_one_line_and_status_2(bad, mistake):
+    (folder, flags), (arguments, named) = bad, BAD[mistake]
+    names = {path.name for path in folder.iterdir()}
+    given = (text.format(folder=folder) for text in arguments)
+    done = narrow.run("experiments.stylize", *flags, f"--workdir={folder / 'new'}", *given, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("stylize: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+    assert {path.name for path in folder.iterdir()} == names  # nothing is written
 
 
 # --- controls -----------------------------------------------------------------------------------------------------
