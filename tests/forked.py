@@ -1,20 +1,15 @@
-"""Runs things each in a fork of one process that has imported all: starting takes milliseconds.
-
-    python tests/forked.py stylize < arguments.json > outcomes.json
-
-runs the command with each list of arguments, one after another.
-"""
+"""Runs things each in a fork of one process that has imported all: starting takes milliseconds."""
 
 import contextlib
 import importlib
-import json
 import os
+import pathlib
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 LIMIT = 10.0  # seconds
@@ -61,15 +56,13 @@ def _status(function: Callable[[], None]) -> int:
     return 0
 
 
-def main() -> None:
-    module = importlib.import_module(f"experiments.{sys.argv[1]}")
+def command(name: str, given: Sequence[str], folder: pathlib.Path, limit: float = LIMIT) -> Outcome:
+    """What comes of a command that works in a folder."""
 
-    def run(arguments: list[str]) -> None:
-        sys.argv = [module.__file__, *arguments]
+    def run() -> None:
+        os.chdir(folder)
+        module = importlib.import_module(f"experiments.{name}")  # here, as two define one flag
+        sys.argv = [module.__file__, *given]
         module.launch.run(module.main)
 
-    json.dump([call(lambda given=given: run(given)) for given in json.load(sys.stdin)], sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    return call(run, limit)

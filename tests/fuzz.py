@@ -10,11 +10,9 @@ import argparse
 import functools
 import io
 import json
-import os
 import pathlib
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -24,15 +22,15 @@ import h5py
 import numpy as np
 import safetensors.numpy
 from absl import logging
-from forked import LIMIT, Outcome, call
+from forked import LIMIT, Outcome, call, command
 from PIL import Image
 
+from experiments import arm  # noqa: F401 - imports once what every command needs
 from jaxstyle.errors import UserError
 from jaxstyle.images import encode, pictures
 from jaxstyle.network import vgg, weights
 from jaxstyle.runs.checkpoints import Checkpoints
 
-ROOT = pathlib.Path(__file__).parent.parent
 MEMORY = 2048  # MiB
 FORMATS = ("png", "jpeg", "webp", "tiff", "gif")
 COMMANDS = ("stylize", "compare", "sweep")
@@ -88,16 +86,16 @@ def picture_files() -> dict[str, bytes]:
 
 def write_valid(folder: pathlib.Path) -> None:
     """Writes valid weights of a VGG16, in float16, and two checkpoints."""
-    network = weights.load("vgg16-torchvision").network
-    stems = weights._torchvision_stems("vgg16")
-    arrays = {}
+    stems, channels, arrays = weights._torchvision_stems("vgg16"), 3, {}
     with h5py.File(folder / "valid.h5", "w") as file:
         for layer in vgg.layer_names("vgg16"):
-            kernel, bias = (np.asarray(part, np.float16) for part in network.convolutions[layer])
+            width = vgg.CHANNELS[int(layer[5]) - 1]
+            kernel, bias = np.ones((3, 3, channels, width), np.float16), np.ones(width, np.float16)
             arrays[f"{stems[layer]}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
             arrays[f"{stems[layer]}.bias"] = bias
             file.create_dataset(f"{layer}/{layer}/kernel:0", data=kernel)
             file.create_dataset(f"{layer}/{layer}/bias:0", data=bias)
+            channels = width
     safetensors.numpy.save_file(arrays, folder / "valid.safetensors")
     for step in (1, 2):
         Checkpoints(folder / "valid").save(step, STATE, np.zeros((3, 7)))
@@ -197,29 +195,12 @@ def flag_outcomes(count: int, rng: random.Random, folder: pathlib.Path) -> Itera
     for path in (folder / "content.png", folder / "style.png"):
         path.write_bytes(picture_files()["png"])
     before = snapshot(folder)
-    for k, command in enumerate(COMMANDS):
-        sets = []
-        for _ in range(k, count, len(COMMANDS)):
-            good = [
-                f"--content={folder}/content.png",
-                f"--style={folder}/style.png",
-                "--size=64",
-                "--steps=1",
-            ]
-            bad = [malformed_flag(rng, folder) for _ in range(rng.choice((1, 1, 1, 2, 5)))]
-            sets.append([*good, f"--workdir={folder}/new", *bad])
+    good = f"--content={folder}/content.png", f"--style={folder}/style.png", "--size=64", "--steps=1"
+    for k in range(count):
+        name = COMMANDS[k % len(COMMANDS)]
+        bad = [malformed_flag(rng, folder) for _ in range(rng.choice((1, 1, 1, 2, 5)))]
         # A null character cannot be an argument, but a flagfile may have one.
-        done = subprocess.run(
-            [sys.executable, ROOT / "tests" / "forked.py", command],
-            input=json.dumps(sets),
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            check=True,
-        )
-        for given, outcome in zip(sets, json.loads(done.stdout), strict=True):
-            yield f"{command} {given[5:]}", Outcome(*outcome)
+        yield f"{name} {bad}", command(name, [*good, f"--workdir={folder}/new", *bad], folder)
     written = snapshot(folder).items() - before.items()
     assert not written, written
 

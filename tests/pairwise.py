@@ -8,7 +8,6 @@ verified. `tests/test_fuzz.py` is the short form.
 """
 
 import argparse
-import importlib
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import narrow
 import numpy as np
-from forked import Outcome, call
+from forked import command
 from kill import leftovers, results
 from PIL import Image
 
@@ -170,22 +169,10 @@ def write_pictures(folder: pathlib.Path) -> None:
 # --- promises -----------------------------------------------------------------------------------------------------
 
 
-def execute(command: str, given: Sequence[str], folder: pathlib.Path) -> Outcome:
-    """What comes of a command in a process of its own that works in a folder."""
-
-    def run() -> None:
-        os.chdir(folder)
-        module = importlib.import_module(f"experiments.{command}")  # here, as two define one flag
-        sys.argv = [module.__file__, *given]
-        module.launch.run(module.main)
-
-    return call(run, LIMIT)
-
-
 def broken(flags: Flags, folder: pathlib.Path, given: Sequence[str]) -> str | None:
     """The first promise that a run with these flags breaks, if there is one."""
     run, again = folder / "run", folder / "again"
-    done = execute("stylize", [*given, f"--workdir={run}"], folder)
+    done = command("stylize", [*given, f"--workdir={run}"], folder, LIMIT)
     if done.status or "Traceback" in done.errors:
         return f"status {done.status}: {done.errors}"
     made = results(run)
@@ -201,13 +188,13 @@ def broken(flags: Flags, folder: pathlib.Path, given: Sequence[str]) -> str | No
         return "animation.webp"
     # Compiled anew: what other sets left in the folder of programs is not to be taken for its own.
     given_back = f"--flagfile={run / 'run.flags'}", "--compilation_cache=", f"--workdir={again}"
-    done = execute("stylize", given_back, folder)
+    done = command("stylize", given_back, folder, LIMIT)
     if done.status or results(again) != made:
         return f"another result from run.flags: status {done.status}: {done.errors}"
-    done = execute("stylize", [*given, f"--workdir={run}"], folder)
+    done = command("stylize", [*given, f"--workdir={run}"], folder, LIMIT)
     if done.status or results(run) != made:
         return f"repeated: status {done.status}: {done.errors}"
-    done = execute("verify", [f"--workdir={run}"], folder)
+    done = command("verify", [f"--workdir={run}"], folder, LIMIT)
     if done.status:
         return f"verify: status {done.status}: {done.errors}"
     return None
