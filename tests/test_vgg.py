@@ -1,11 +1,15 @@
 """The network against an independent convolution and pooling."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from jaxstyle.network import vgg
+
+#: Compiled as one program.
+features = jax.jit(vgg.features, static_argnums=2)
 
 POOLING = {
     "max": lambda windows: windows.max((1, 3)),
@@ -42,7 +46,7 @@ def reference_features(network, image, pooling="max", padding="zero"):
 @pytest.mark.parametrize("method", ["direct", "winograd"])
 def test_features_agree_with_scipy_at_every_layer(random_network, content, method):
     expected = reference_features(random_network, content)
-    found = vgg.features(vgg.prepare(random_network, "block5_conv3", method), content, set(expected))
+    found = features(vgg.prepare(random_network, "block5_conv3", method), content, tuple(expected))
     assert found.keys() == expected.keys()
     for name in expected:
         scale = np.abs(expected[name]).max()
@@ -54,7 +58,7 @@ def test_pooling_and_padding_agree_with_numpy(random_network, content, pooling, 
     expected = reference_features(random_network, content, pooling, padding)
     network = vgg.prepare(random_network, "block3_conv1", pooling=pooling, padding=padding)
     layers = ("block1_conv1", "block1_conv2", "block2_conv1", "block3_conv1")
-    for name, maps in vgg.features(network, content, layers).items():
+    for name, maps in features(network, content, layers).items():
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(maps, expected[name], atol=2e-5 * scale, err_msg=name)
 
@@ -78,7 +82,7 @@ def test_an_unknown_layer_is_named(random_network, content):
 def test_the_smallest_side_leaves_one_pixel(random_network, layer):
     side = vgg.smallest_side(layer)
     network = vgg.prepare(random_network, layer)
-    assert vgg.features(network, jnp.zeros((side, side, 3)), [layer])[layer].shape[:2] == (1, 1)
+    assert jax.eval_shape(features, network, jnp.zeros((side, side, 3)), (layer,))[layer].shape[:2] == (1, 1)
 
 
 def test_the_architectures_have_13_and_16_convolutions():
