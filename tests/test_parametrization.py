@@ -92,15 +92,15 @@ def test_l_bfgs_in_variables_is_l_bfgs_in_pixels_with_another_first_matrix():
     with jax.enable_x64(True):
         decode = parametrization.fourier(0.35).decode
         optimizer = parametrization.within(parametrization.fourier(0.35), lbfgs(history_size=4))
-        iterate = visiting()(jnp.full(GOAL.shape, 30.0))
-        state, found = optimizer.init(iterate), []
+        iterate = jax.jit(visiting().go)(jnp.full(GOAL.shape, 30.0))
+        state, found = jax.jit(optimizer.init)(iterate), []
         step = jax.jit(functools.partial(optimizer.step, visiting()))
         for _ in range(steps + 1):
             found.append((np.ravel(iterate.image), np.ravel(iterate.evaluation.gradient)))
             iterate, state, *_ = step(iterate, state)
-        matrix = np.stack(
-            [np.ravel(decode(GOAL.shape, jnp.asarray(row.reshape(GOAL.shape)))) for row in np.eye(size)], 1
-        )
+        rows = jnp.eye(size).reshape(size, *GOAL.shape)
+        decoded = jax.jit(jax.vmap(functools.partial(decode, GOAL.shape)))(rows)
+        matrix = np.asarray(decoded).reshape(size, size).T
     metric = matrix @ matrix.T
     for k in range(2, steps):
         pairs = [(found[i + 1][0] - found[i][0], found[i + 1][1] - found[i][1]) for i in range(k)][-4:]
@@ -160,8 +160,8 @@ def test_clipped_iterates_stay_in_range_and_come_near_its_minimum(name, text):
     low, high = 80.0, 150.0
     spec = catalogue.parse(f"{name}@{text}")
     optimizer, visit = catalogue.build(spec.name, spec.static)(**spec.traced), visiting(low, high)
-    iterate = visit(jnp.full(GOAL.shape, 100.0))
-    first, state = iterate.evaluation.total, optimizer.init(iterate)
+    iterate = jax.jit(visit.go)(jnp.full(GOAL.shape, 100.0))
+    first, state = iterate.evaluation.total, jax.jit(optimizer.init)(iterate)
     step = jax.jit(functools.partial(optimizer.step, visit))
     for _ in range(150):
         iterate, state, *_ = step(iterate, state)
@@ -184,18 +184,21 @@ def minimum_between(low, high):
 @pytest.mark.parametrize("text", ["fourier:exponent=0.35", "pyramid:levels=3"])
 def test_a_state_in_variables_grows_to_another_size(name, text):
     spec = catalogue.parse(f"{name}@{text}")
-    optimizer, visit = catalogue.build(spec.name, spec.static)(**spec.traced), visiting()
-    before = visit(jnp.full(GOAL.shape, 30.0))
+    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
+    before = EVALUATE(jnp.full(GOAL.shape, 30.0))
 
     def larger(image):
         value, gradient = jax.value_and_grad(lambda x: 0.5 * jnp.sum((x - 90) ** 2))(image)
         return Iterate(image, Evaluation(value, Terms(value, 0 * value, 0 * value), gradient))
 
-    after = larger(jnp.full((14, 9, 3), 40.0))
-    state = optimizer.carry(optimizer.init(before), after)
-    fresh = optimizer.init(after)
+    @jax.jit
+    def grow(before):
+        after = larger(jnp.full((14, 9, 3), 40.0))
+        state = optimizer.carry(optimizer.init(before), after)
+        return after, state, optimizer.init(after), optimizer.step(Visit(larger), after, state)
+
+    after, state, fresh, outcome = grow(before)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh)
-    outcome = optimizer.step(Visit(larger), after, state)
     assert outcome.iterate.evaluation.total < after.evaluation.total
 
 
