@@ -6,12 +6,10 @@ Writes `sweep.csv`, a row for each optimizer and rate, `curves.csv`, a row for e
 `sensitivity.png`. A sweep that was interrupted goes on from its last checkpoint; its state is in `parts/`.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,14 +65,6 @@ def parse_optimizer(text: str, given: Settings) -> catalogue.Spec:
     return catalogue.parse(lanes.at_rate(text, 1), given.loss, given.parametrization)
 
 
-def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    files.write_atomically(path, text.getvalue().encode())
-
-
 def table(label: str, rates: list[float], rows: lanes.Rows) -> list[records.Rate]:
     """One optimizer's rows of `sweep.csv`."""
     found = []
@@ -101,8 +91,9 @@ def curves(label: str, rates: list[float], rows: lanes.Rows) -> list[list]:
 
 def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list]) -> None:
     """Writes what all optimizers come to so far."""
-    write_csv(directory / "sweep.csv", records.Rate._fields, found)
-    write_csv(directory / "curves.csv", ["label", "learning_rate", *lanes.COLUMNS], steps)
+    names = ["label", "learning_rate", *lanes.COLUMNS]
+    files.write_atomically(directory / "sweep.csv", files.csv_bytes(records.Rate._fields, found))
+    files.write_atomically(directory / "curves.csv", files.csv_bytes(names, steps))
     files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
 

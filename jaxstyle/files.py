@@ -1,13 +1,25 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import csv
+import io
 import os
 import pathlib
 import shutil
 import uuid
+from collections.abc import Iterable
 
 #: What a killed process was writing, as a pattern of names.
 DRAFTS = f".{'[0-9a-f]' * 32}.partial"
+
+
+def csv_bytes(header: Iterable[str], rows: Iterable[Iterable]) -> bytes:
+    """A table as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def remove(path: pathlib.Path) -> None:

@@ -2,18 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from jaxstyle import training
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective, recipes
 from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.terms import Image
 from jaxstyle.network import convolution, vgg, weights
 from jaxstyle.optimizers import catalogue
 from jaxstyle.quality import photo, style
 from jaxstyle.runs import threads
-
-Image = Float[jax.Array, "height width 3"]
 
 # Each as one program: else each of its operations would be compiled by itself, which takes longer.
 pose = jax.jit(objective.pose, static_argnames=("form", "read"))

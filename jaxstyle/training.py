@@ -20,15 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from jaxstyle.losses import objective, rows, strips
+from jaxstyle.losses.terms import Image, Scalar
 from jaxstyle.network import convolution
 from jaxstyle.optimizers import catalogue
 from jaxstyle.optimizers.base import UNSEEN, Iterate, Optimizer, Visit, is_unseen, unmoved
-
-Scalar = Float[Array, ""]
-Image = Float[Array, "height width 3"]
 
 
 class Keeper(NamedTuple):

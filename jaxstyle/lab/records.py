@@ -1,8 +1,6 @@
 """What comparisons and sweeps have recorded: reading it back, and tables of it."""
 
-import csv
 import functools
-import io
 import json
 import math
 import pathlib
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.runs import journal
@@ -171,13 +170,9 @@ SUMMARY = (
 )
 
 
-def summary(arms: Iterable[Arm]) -> str:
-    """The text of `summary.csv`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, SUMMARY, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary_rows(arms))
-    return text.getvalue()
+def summary(arms: Iterable[Arm]) -> bytes:
+    """The bytes of `summary.csv`."""
+    return files.csv_bytes(SUMMARY, (row.values() for row in summary_rows(arms)))
 
 
 #: Of what a budget is, by the names of `journal.COLUMNS`.
@@ -229,13 +224,13 @@ class Rate(NamedTuple):
     best_total: float
 
 
-def best_rates(rates: Sequence[Rate], within: float = 0.1) -> list[Rate] | None:
-    """Of one optimizer's rates, sorted, the run of neighbours around the best whose losses are near the best one.
+def best_rates(rates: Sequence[Rate]) -> list[Rate] | None:
+    """Of one optimizer's rates, sorted, the run of neighbours around the best within 10 % of its loss.
 
     The best is the lowest final loss. None if every rate diverged.
     """
     ends = [rate.final_total if rate.status == "finished" else math.inf for rate in rates]
-    return None if math.isinf(min(ends)) else list(rates[neighbours(ends, 1 + within)])
+    return None if math.isinf(min(ends)) else list(rates[neighbours(ends, 1.1)])
 
 
 def neighbours(losses: Sequence[float], factor: float) -> slice:

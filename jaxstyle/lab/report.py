@@ -29,7 +29,7 @@ def write(
       claims: rows of `claims.json`.
       flags: text of `run.flags`.
     """
-    files.write_atomically(directory / "summary.csv", records.summary(arms).encode())
+    files.write_atomically(directory / "summary.csv", records.summary(arms))
     files.write_atomically(directory / "report.html", page(directory.name, arms, claims, flags).encode())
     if arms:
         files.write_atomically(directory / "losses.png", figures.png(figures.losses(arms)))

@@ -15,7 +15,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.files import write_atomically
 from jaxstyle.runs.journal import COLUMNS
 
-LOSSES = ("total", "content", "style", "tv")
+LOSSES = COLUMNS[3:]
 
 
 def check() -> None:

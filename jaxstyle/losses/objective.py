@@ -22,6 +22,8 @@ from jaxstyle.losses.gram import guided_gram
 from jaxstyle.losses.recipes import Weighting
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.losses.terms import (
+    Image,
+    Scalar,
     gatys_content,
     ivanov2017_content,
     ivanov2017_style,
@@ -31,8 +33,6 @@ from jaxstyle.losses.terms import (
 )
 from jaxstyle.network import convolution, vgg
 
-Scalar = Float[Array, ""]
-Image = Float[Array, "height width 3"]
 Mask = Float[Array, "height width"]
 
 

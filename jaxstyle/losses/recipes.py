@@ -56,7 +56,7 @@ STYLE_LOSS = {"gatys": "wasserstein", "ivanov2017": "gram"}
 #: `wasserstein` docs/performance.md, "How many sizes and steps").
 STYLE_WEIGHTS = {"wasserstein": 1.25, "sliced": 4.0, "rot": 3.0}
 
-_BLOCKS_1_TO_4 = [f"block{b}_conv{c}" for b, count in enumerate((2, 2, 3, 3), 1) for c in range(1, count + 1)]
+_BLOCKS_1_TO_4 = vgg.layer_names("vgg16")[:10]
 
 #: Layers that suit a style loss other than Gram matrices. Patches of the first two blocks are small and many: Li and
 #: Wand 2016, section 3, take these.

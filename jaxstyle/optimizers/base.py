@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from jaxstyle.losses.objective import Evaluation
-
-Scalar = Float[Array, ""]
-Image = Float[Array, "height width 3"]
+from jaxstyle.losses.terms import Image, Scalar
 
 
 def inner(one: Image, other: Image) -> Scalar:

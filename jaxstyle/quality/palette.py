@@ -11,9 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle.losses import base, objective
-
-Image = Float[Array, "height width 3"]
-Scalar = Float[Array, ""]
+from jaxstyle.losses.terms import Image, Scalar
 
 #: Directions in which palettes are compared, and levels of their quantiles.
 DIRECTIONS, LEVELS = 64, 256

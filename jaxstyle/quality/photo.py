@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxstyle.losses.terms import Image, Scalar
 from jaxstyle.network import vgg
 
-Image = Float[Array, "height width 3"]
 Maps = Float[Array, "height width channels"]
-Scalar = Float[Array, ""]
 
 #: Layers that are compared, the last of each block.
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")

@@ -9,16 +9,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
 
 from jaxstyle.losses import objective, wasserstein
 from jaxstyle.losses.base import StyleLoss
 from jaxstyle.losses.style import STYLE_LOSSES
+from jaxstyle.losses.terms import Image, Scalar
 from jaxstyle.losses.wasserstein import Gaussian
 from jaxstyle.network import vgg
-
-Image = Float[Array, "height width 3"]
-Scalar = Float[Array, ""]
 
 #: Layers that the default losses do not optimise, for the distance of styles; `nearest` and `split` do, but the last.
 HELD_OUT_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")

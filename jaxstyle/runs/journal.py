@@ -1,10 +1,8 @@
 """What a run records of itself: its rows, its manifest, and the environment that decides its bits. Effects only."""
 
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -19,7 +17,7 @@ import numpy as np
 
 from jaxstyle import machine
 from jaxstyle.errors import UserError
-from jaxstyle.files import write_atomically
+from jaxstyle.files import csv_bytes, write_atomically
 from jaxstyle.runs import processes
 from jaxstyle.runs.signals import Interrupted
 
@@ -53,13 +51,11 @@ _SETTINGS = {
 @processes.alone
 def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
     """Writes rows of `COLUMNS`; losses are float32, in the fewest digits that give them back exactly."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for step, evaluations, seconds, *losses in rows:
-        values = (str(np.float32(loss)) for loss in losses)
-        writer.writerow([int(step), int(evaluations), f"{seconds:.6f}", *values])
-    write_atomically(path, text.getvalue().encode())
+    table = (
+        [int(step), int(evaluations), f"{seconds:.6f}", *(str(np.float32(loss)) for loss in losses)]
+        for step, evaluations, seconds, *losses in rows
+    )
+    write_atomically(path, csv_bytes(COLUMNS, table))
 
 
 def read_metrics(path: pathlib.Path) -> np.ndarray:

@@ -75,15 +75,15 @@ def known(picture: str, folder: pathlib.Path) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def preview(picture: str, longer: int = PREVIEW) -> bytes:
-    """A JPEG of a picture, its longer side `longer` pixels or fewer.
+def preview(picture: str) -> bytes:
+    """A JPEG of a picture, its longer side `PREVIEW` pixels or fewer.
 
     Raises:
       UserError: it cannot be read.
     """
     pixels = np.uint8(pictures.read(picture))
     image = Image.fromarray(pixels)
-    image.thumbnail((longer, longer), Image.Resampling.LANCZOS)
+    image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
