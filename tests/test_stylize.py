@@ -804,7 +804,7 @@ def test_without_a_home_no_folder_of_its_name_is_made():
         "    launch.set_up(launch.runtime())\n"
         "print(jax.config.jax_compilation_cache_dir)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = narrow.run("-c", code)
     assert done.stdout == "None\n", done.stderr
 
 
