@@ -74,7 +74,7 @@ def test_commands_import_each_other_relatively(path):
 
 def test_outside_a_clone_a_picture_is_painted_and_verified(jaxstyle):
     layers = ("--content_layer=block1_conv1", "--style_layer=block1_conv1")
-    painted = jaxstyle("stylize", *layers, "--size=32", "--steps=1", "--scales=1", "--workdir=run")
+    painted = jaxstyle("stylize", *layers, "--size=32", "--steps=1", "--optimizer=adam", "--workdir=run")
     assert painted.returncode == 0, painted.stderr
     assert painted.stdout.endswith("picture: run/image.png\n")
     verified = jaxstyle("verify", "--workdir=run")

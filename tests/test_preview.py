@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL = ("--content_layer=block1_conv1", "--style_layer=block1_conv1", "--size=32", "--steps=3", "--scales=1")
+LAYERS = "--content_layer=block1_conv1", "--style_layer=block1_conv1"
+SMALL = (*LAYERS, "--size=32", "--steps=3", "--optimizer=adam")
 LINES, COLUMNS, CELL = 24, 80, (10, 20)
 
 #: What a terminal answers to questions, which are regular expressions.

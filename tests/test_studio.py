@@ -431,7 +431,8 @@ def test_from_an_upload_to_a_download(client):
     assert Image.open(
         io.BytesIO(client.get(f"preview?picture={urllib.parse.quote(photo['path'])}"))
     ).size == (64, 48)
-    chosen = CHOSEN | {"content": photo["path"], "size": "48", "steps": "3", "bits": "16"}
+    small = {"size": "48", "steps": "3", "bits": "16", "optimizer": "adam"}
+    chosen = CHOSEN | {"content": photo["path"]} | small
     told = client.get("command", chosen)["command"]
     assert not client.studio.folder.joinpath("a _b____x_ _ö__-night").exists()
     name, found = painted(client, chosen)

@@ -49,6 +49,7 @@ def test_a_run_works_without_what_unix_alone_has(tmp_path):
         *(
             "--size=40",
             "--steps=2",
+            "--optimizer=adam",
             f"--content={tmp_path / 'photo.png'}",
             f"--style={tmp_path / 'photo.png'}",
         ),
