@@ -335,7 +335,10 @@ def check(asked: Rows) -> None:
     if min(asked.sizes) < vgg.smallest_side("block5_conv1"):
         raise UserError(f"--sizes={min(asked.sizes)}: must be 16 or more, which block5_conv1 needs")
     for text in asked.optimizers:
-        catalogue.parse(text)
+        try:
+            catalogue.parse(text)
+        except UserError as error:
+            raise UserError(str(error).replace("--optimizer=", "--optimizers=", 1)) from error
     if asked.vs_torch:
         run_torch(asked.torch_python, "-c", "import torch")
 

@@ -51,7 +51,7 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
         ("--batches=0", "--batches=0: must be whole numbers of 1 or more"),
         ("--sizes=", "--sizes=: must be whole numbers of 1 or more"),
         ("--convolutions=", "--convolutions=: must be of auto, direct, winograd, bfloat16"),
-        ("--optimizers=adam:lr=1", "adam has no 'lr'"),
+        ("--optimizers=adam:lr=1", "--optimizers=adam:lr=1: adam has no 'lr'"),
         ("--vs_torch --torch_python=/nobody", "--torch_python=/nobody: cannot run PyTorch's step: "),
     ],
 )

@@ -275,7 +275,8 @@ def profile(found: Study, fields: Sequence[Field], target: float = 1.25) -> Figu
         arm, share, low, high = field.arms[i], shares[i], *bands[:, i]
         if arm in colours:
             axes.fill_between(factors, low, high, color=colours[arm], alpha=0.07, lw=0, step="post")
-            axes.step(factors, share, color=colours[arm], lw=2, where="post", label=arm, zorder=3)
+            label = arm if share[-1] else f"{arm} (on none)"
+            axes.step(factors, share, color=colours[arm], lw=2, where="post", label=label, zorder=3)
         else:
             axes.step(factors, share, color="#9aa3b0", lw=0.8, alpha=0.7, where="post")
     axes.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 5, 10]))
