@@ -34,29 +34,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 #: The files that take longest begin first, so that all workers end together.
 LONG = (
-    *(
-        "stylize",
-        "cluster",
-        "objective",
-        "studio",
-        "optimizers",
-        "fuzz",
-        "compare",
-        "quality",
-        "regions",
-        "kill",
-    ),
-    *("parametrization", "strips", "processes", "benchmark", "weights", "sweep", "style_losses", "library"),
+    *("stylize", "optimizers", "cluster", "devices", "objective", "compare", "quality", "studio", "strips"),
+    *("parametrization", "kill", "fuzz", "benchmark", "study", "processes", "regions", "weights", "sweep"),
+    *("style_losses", "library"),
     *(
         "convolution",
-        "study",
         "run",
         "tensorboard",
         "packaging",
         "notebooks",
         "training",
         "samples",
-        "devices",
     ),
 )
 

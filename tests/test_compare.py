@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxstyle.runs import journal
+
 
 def start(*arguments, **environment):
     return narrow.run("experiments.compare", *arguments, **environment)
@@ -169,13 +171,16 @@ def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(s
         assert process.wait() == 143, process.stderr.read()
     before = times(directory / "arms")
     finished = {path: changed for path, changed in before.items() if path.parent.name == "adam"}
-    assert len(metrics(directory / "arms/lbfgs")) < 61
+    rows = journal.read_metrics(directory / "arms/lbfgs/metrics.csv")
+    assert len(rows) < 61
     assert "lbfgs,slav.jpg + picasso.jpg,0,interrupted" in (directory / "summary.csv").read_text()
 
     done = start(*flags, f"--workdir={directory}")
     assert done.returncode == 0, done.stderr
     after = times(directory / "arms")
     assert {path: after[path] for path in finished} == finished
+    ended = journal.read_metrics(directory / "arms/lbfgs/metrics.csv")
+    np.testing.assert_array_equal(ended[: len(rows)], rows)  # their seconds too: they were not made again
 
     again = tmp_path / "again"
     record = directory / "arms/lbfgs/run.flags"

@@ -7,6 +7,7 @@ import narrow
 import pytest
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.flags"))
+assert CONFIGS
 
 
 def refusal(path):

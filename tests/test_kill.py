@@ -16,5 +16,4 @@ def test_a_comparison_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pa
         process.stdout.close()
         return process
 
-    counts = check(launch, tmp_path, kills=2)
-    assert sum(counts.values()) == 2 + counts["runs"]
+    check(launch, tmp_path, kills=2)  # which asserts it of each run

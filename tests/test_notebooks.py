@@ -8,6 +8,7 @@ import matplotlib.pyplot
 import pytest
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "docs" / "notebooks").glob("*.ipynb"))
+assert NOTEBOOKS
 
 
 def cells(path):

@@ -12,6 +12,7 @@ from jaxstyle.errors import UserError
 from jaxstyle.losses import recipes
 
 RECORDS = sorted(pathlib.Path(__file__).parent.glob("records/*.flags"))
+assert RECORDS
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

@@ -78,10 +78,19 @@ def start_until_checkpoint(start, workdir, *more, after=0):
     """A process that has written a checkpoint after a step, and the flags that go on from it."""
     flags = (f"--steps={STEPS}", *more, f"--workdir={workdir}", "--checkpoint_seconds=0")
     process = start(*flags)
-    while not any(int(step) > after for step in checkpoints(workdir)):
+    rows = workdir / "metrics.csv"  # written after the checkpoint
+    while not (any(int(step) > after for step in checkpoints(workdir)) and rows.exists()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     return process, flags
+
+
+def assert_goes_on(stylize, flags, workdir, last):
+    """The command ends the run, and what it had up to a step is not made again: it keeps its seconds."""
+    before = journal.read_metrics(workdir / "metrics.csv")[: last + 1]
+    status, _, errors = stylize(*flags)
+    assert status == 0, errors
+    np.testing.assert_array_equal(journal.read_metrics(workdir / "metrics.csv")[: len(before)], before)
 
 
 def manifest(directory):
@@ -127,7 +136,7 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(folder, whole, 
     assert "Traceback" not in errors
     if manifest(workdir)["status"] != "finished":  # it came in the last step
         assert manifest(workdir)["status"] == "interrupted"
-    assert stylize(*flags)[0] == 0
+    assert_goes_on(stylize, flags, workdir, manifest(workdir)["steps_done"])
     assert results(workdir) == results(whole)
 
 
@@ -136,7 +145,7 @@ def test_a_run_goes_on_with_what_its_image_chose_of_the_style_when_its_size_bega
     process, given = start_until_checkpoint(start, folder / "chose", *flags, after=STEPS // 2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert stylize(*given)[0] == 0
+    assert_goes_on(stylize, given, folder / "chose", manifest(folder / "chose")["steps_done"])
     assert stylize(f"--steps={STEPS}", *flags, f"--workdir={folder / 'chosen'}")[0] == 0
     assert results(folder / "chose") == results(folder / "chosen")
 
@@ -166,7 +175,7 @@ def test_a_run_of_so_many_evaluations_is_the_beginning_of_a_longer_one(folder, s
     process, given = start_until_checkpoint(start, capped, *flags[:1], "--evaluations=8", after=1)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert stylize(*given)[0] == 0
+    assert_goes_on(stylize, given, capped, manifest(capped)["steps_done"])
     assert stylize(*flags, f"--workdir={whole}")[0] == 0
     rows, longer = journal.read_metrics(capped / "metrics.csv"), journal.read_metrics(whole / "metrics.csv")
     assert rows[-2, 1] < 8 <= rows[-1, 1]
@@ -239,7 +248,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_the_last_checkpoint(fold
     line = f"stylize: --workdir={workdir}: cannot write there: File too large; what is there is kept"
     assert line in errors.splitlines()[-1]
     assert checkpoints(workdir) == kept
-    assert stylize(*flags)[0] == 0
+    assert_goes_on(stylize, flags, workdir, max(map(int, kept)))
     assert results(workdir) == results(whole)
 
 

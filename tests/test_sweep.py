@@ -132,6 +132,9 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(flags, tmp_path):
     assert f"sweep: --workdir={tmp_path}: cannot write there: File too large" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     narrow.run("experiments.sweep", *flags, check=True)
+    whole = (*flags[:-1], f"--workdir={tmp_path / 'whole'}")
+    narrow.run("experiments.sweep", *whole, check=True)
+    assert (tmp_path / "curves.csv").read_bytes() == (tmp_path / "whole/curves.csv").read_bytes()
 
 
 SIGNALLED = """
@@ -152,10 +155,13 @@ def test_a_signal_in_the_last_step_of_a_chunk_ends_the_sweep_there(flags, tmp_pa
     flags = (*flags, "--learning_rates=1,10", "--chunk=1", f"--workdir={tmp_path}")
     done = narrow.run("-c", SIGNALLED, *flags)
     assert done.returncode == 143, done.stderr
-    assert len(list(tmp_path.glob("parts/*/rows.npy"))) == 1
+    (ended,) = tmp_path.glob("parts/*/rows.npy")
     assert not list(tmp_path.glob("parts/*/checkpoints/*"))
+    before = ended.stat().st_mtime_ns
     narrow.run("experiments.sweep", *flags, check=True)
-    assert (tmp_path / "sweep.csv").exists()
+    assert ended.stat().st_mtime_ns == before
+    narrow.run("experiments.sweep", *flags[:-1], f"--workdir={tmp_path / 'whole'}", check=True)
+    assert (tmp_path / "curves.csv").read_bytes() == (tmp_path / "whole/curves.csv").read_bytes()
 
 
 def test_a_sweep_of_another_photo_is_refused_by_its_name(flags, tmp_path):

@@ -42,15 +42,25 @@ def test_a_laboratory_lists_its_own_flags_and_the_shared_ones(command, own):
     assert "  --size:" in parts["What matters first"]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((narrow.ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem
-)
+def says(path):
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+
+
+COMMANDS = [
+    path
+    for path in sorted((narrow.ROOT / "experiments").glob("*.py"))
+    if f"python -m experiments.{path.stem} " in says(path)
+]
+
+
+def test_there_are_commands():
+    assert {path.stem for path in COMMANDS} >= {"stylize", "compare", "sweep", "study", "measure", "verify"}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_the_help_of_a_command_lists_each_flag_that_it_speaks_of(path):
-    about = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-    if f"python -m experiments.{path.stem}" not in about:
-        return  # no command
     listed = re.findall(r"^  --(?:\[no\])?(\w+):", run(path.stem, "--helpshort").stdout, re.M)
-    assert set(re.findall(r"--(\w+)", about)) - {"helpshort", "flagfile"} <= set(listed)
+    assert set(re.findall(r"--(\w+)", says(path))) - {"helpshort", "flagfile"} <= set(listed)
 
 
 @pytest.mark.parametrize("typed", ["style_wieght", "style-weight", "stile_weight"])
