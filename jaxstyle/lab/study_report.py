@@ -121,6 +121,16 @@ def losses(found: Study, fields: Sequence[Field]) -> Table:
     return ["optimizer", "rate", *(f"{field.budget} evaluations" for field in fields)], table
 
 
+def _spread(evaluations: Sequence[float]) -> str:
+    """The median, the least and the most, and how many are infinite."""
+    reached, median = [each for each in evaluations if math.isfinite(each)], float(np.median(evaluations))
+    parts = ["—" if math.isinf(median) else f"{median:g}"]
+    if reached:
+        parts.append(f"{min(reached):g} to {max(reached):g}")
+        parts += [f"{len(evaluations) - len(reached)} never"] * (len(reached) < len(evaluations))
+    return ", ".join(parts)
+
+
 def against(found: Study, fields: Sequence[Field]) -> Table:
     """Each arm against the best: its loss over the best arm's, on how many pairs that is ahead at the largest budget,
     and after how many evaluations it has the arm's loss there: the median over the pairs, the least and the most."""
@@ -138,14 +148,10 @@ def against(found: Study, fields: Sequence[Field]) -> Table:
         field = fields[-1]
         rows = zip(field.runs[field.arms.index(best)], field.runs[field.arms.index(arm)], strict=True)
         spent = [study.evaluations_to(leader, study.best_within(run, field.budget)) for leader, run in rows]
-        spent = [each if each <= field.budget else math.inf for each in spent]
-        cells.append(f"{int(np.sum(own > 1))} of {len(own)}")
-        reached = [each for each in spent if math.isfinite(each)]
-        median, never = float(np.median(spent)), len(spent) - len(reached)
-        text = "—" if math.isinf(median) else f"{median:g}"
-        text += f", {min(reached):g} to {max(reached):g}" if reached else ""
-        cells.append(text + f", {never} never" * bool(never and reached))
-        table.append(cells)
+        ahead = int(np.sum(own > 1))
+        table.append(
+            [*cells, f"{ahead} of {len(own)}", _spread([n if n <= field.budget else math.inf for n in spent])]
+        )
     head = ["optimizer", *(f"after {field.budget}" for field in fields), f"{best} ahead, pairs"]
     return [*head, f"evaluations of that to the loss after {fields[-1].budget}"], table
 
