@@ -255,7 +255,8 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
     ticks = [n for n in (2, 5, 10, 25, 50, 100, 250, 500, 1000) if n <= field.budget]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     figures.plain_ticks(axes.xaxis)
-    axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]))
+    ratios = [1.1, 1.25] if top < 50 else []  # where there is room for them
+    axes.yaxis.set_major_locator(FixedLocator([1, *ratios, 1.5, 2, 3, 5, 10, 20, 50, 100]))
     figures.plain_ticks(axes.yaxis)
     _legend(figure, axes, "broad: the best;\nrate for the largest budget;\ngrey: the other arms")
     return figure
