@@ -856,6 +856,14 @@ def test_a_huge_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
     np.testing.assert_allclose(found[150, :, 0], np.linspace(0, 255, 400), atol=3)
 
 
+@pytest.mark.parametrize(("size", "height"), [(50, 49), ((50, 48), 48), ([50, 48], 48)])
+def test_a_part_of_a_jpeg_is_rounded_up_as_it_is_decoded(tmp_path, monkeypatch, size, height):
+    """Half of 201x199 is 101x100, which is more than 10 000 pixels: it is decoded at a quarter."""
+    monkeypatch.setattr(decode, "MAX_PIXELS", 100 * 100)
+    Image.new("RGB", (201, 199)).save(tmp_path / "a.jpg")
+    assert pictures.read(tmp_path / "a.jpg", size).shape == (height, 50, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
