@@ -92,8 +92,8 @@ def curves(label: str, rates: list[float], rows: lanes.Rows) -> list[list]:
 def write(directory: pathlib.Path, found: list[records.Rate], steps: list[list]) -> None:
     """Writes what all optimizers come to so far."""
     names = ["label", "learning_rate", *lanes.COLUMNS]
-    files.write_atomically(directory / "sweep.csv", files.csv_bytes(records.Rate._fields, found))
-    files.write_atomically(directory / "curves.csv", files.csv_bytes(names, steps))
+    files.write_csv(directory / "sweep.csv", records.Rate._fields, found)
+    files.write_csv(directory / "curves.csv", names, steps)
     files.write_atomically(directory / "sensitivity.png", figures.png(figures.sensitivity(found)))
 
 

@@ -13,15 +13,6 @@ from collections.abc import Iterable
 DRAFTS = f".{'[0-9a-f]' * 32}.partial"
 
 
-def csv_bytes(header: Iterable[str], rows: Iterable[Iterable]) -> bytes:
-    """A table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def remove(path: pathlib.Path) -> None:
     """Deletes a file, a link, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
@@ -47,3 +38,12 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             draft.unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: pathlib.Path, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Writes a table, as `write_atomically` does."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from kill import leftovers, results
+from test_training import grow
 
 import jaxstyle
 from jaxstyle import files, training
@@ -240,15 +241,11 @@ def execute_in_stages(program, random_network, style):
     start, advance = program
     spec = catalogue.parse("adam")
     made = training.program(GATYS, spec.name, spec.static)
-
-    def grow(shape, problem, state):
-        return made.init(problem, made.enlarged(shape, state), state.hyperparameters, state)
-
     weighting = Weighting({"block2_conv2": 1.0}, {"block1_conv1": 10.0}, 1e-3)
     network, shape = vgg.prepare(random_network, "block2_conv2"), (48, 44, 3)
     problem = jaxstyle.pose(GATYS, network, np.full(shape, 90, np.float32), [Style(style)], weighting)
-    grown = functools.partial(jax.jit(grow, static_argnums=0), shape, problem)
-    step = functools.partial(jax.jit(training.program(GATYS, spec.name, spec.static).step), problem)
+    grown = functools.partial(jax.jit(grow, static_argnums=(0, 1)), made, shape, problem)
+    step = functools.partial(jax.jit(made.step), problem)
 
     def image(state):
         return state.iterate.image

@@ -1,5 +1,6 @@
 """The analysis of a study, on curves whose answers are known; and a whole study on a narrow network."""
 
+import itertools
 import json
 import math
 import pathlib
@@ -243,6 +244,8 @@ def test_the_page_has_every_table_and_figure(long, tmp_path):
         f"photo-{name}.png" for name in study_report.FIGURES
     }
     assert {path.name for path in tmp_path.iterdir()} <= {*workdir.FILES}
+    names = itertools.product(study_report.TITLES, study_report.FIGURES)
+    assert {f"{problem}-{figure}.png" for problem, figure in names} <= {*workdir.FILES}
     tables = (tmp_path / "tables.md").read_text()
     assert "| gd | 10 |" in tables
     assert "∞" not in tables.split("standing")[0], "a run that diverged has a best so far"

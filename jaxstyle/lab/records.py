@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.runs import journal
@@ -168,11 +167,6 @@ SUMMARY = (
     *("final_total", "final_content", "final_style", "final_tv"),
     *("best_step", "best_total", "best_content", "best_style", "best_tv"),
 )
-
-
-def summary(arms: Iterable[Arm]) -> bytes:
-    """The bytes of `summary.csv`."""
-    return files.csv_bytes(SUMMARY, (row.values() for row in summary_rows(arms)))
 
 
 #: Of what a budget is, by the names of `journal.COLUMNS`.

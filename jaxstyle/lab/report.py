@@ -29,7 +29,8 @@ def write(
       claims: rows of `claims.json`.
       flags: text of `run.flags`.
     """
-    files.write_atomically(directory / "summary.csv", records.summary(arms))
+    rows = (row.values() for row in records.summary_rows(arms))
+    files.write_csv(directory / "summary.csv", records.SUMMARY, rows)
     files.write_atomically(directory / "report.html", page(directory.name, arms, claims, flags).encode())
     if arms:
         files.write_atomically(directory / "losses.png", figures.png(figures.losses(arms)))

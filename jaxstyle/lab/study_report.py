@@ -135,15 +135,14 @@ def against(found: Study, fields: Sequence[Field]) -> Table:
     """Each arm against the best: its loss over the best arm's, on how many pairs that is ahead at the largest budget,
     and after how many evaluations it has the arm's loss there: the median over the pairs, the least and the most."""
     best, *others = _order(fields)
-    table = []
+    table, ratios = [], [study.ratios(field) for field in fields]
     for arm in others:
         cells = [arm]
-        for field in fields:
+        for field, each in zip(fields, ratios, strict=True):
             if not {arm, best} <= {*field.arms}:
                 cells.append("")
                 continue
-            ratios = study.ratios(field)
-            own = ratios[field.arms.index(arm)] / ratios[field.arms.index(best)]
+            own = each[field.arms.index(arm)] / each[field.arms.index(best)]
             cells.append(_interval(own))
         field = fields[-1]
         rows = zip(field.runs[field.arms.index(best)], field.runs[field.arms.index(arm)], strict=True)

@@ -64,8 +64,8 @@ _FILTER_TRANSFORM = np.array(
 class Filters(NamedTuple):
     """What a convolution with fixed weights needs, a pytree of arrays: an argument of jitted functions.
 
-    The tile is 3×3 for the direct method, and 6×6, transformed, for Winograd's: the shape tells the method, and the
-    dtype in what precision maps and kernel are multiplied.
+    The kernel correlates: it is not flipped. The tile is 3×3 for the direct method, and 6×6, transformed, for
+    Winograd's: the shape tells the method, and the dtype in what precision maps and kernel are multiplied.
     """
 
     kernel: Float[Array, "tile tile in out"]

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxstyle import machine
 from jaxstyle.errors import UserError
-from jaxstyle.files import csv_bytes, write_atomically
+from jaxstyle.files import write_atomically, write_csv
 from jaxstyle.runs import processes
 from jaxstyle.runs.signals import Interrupted
 
@@ -55,7 +55,7 @@ def write_metrics(path: pathlib.Path, rows: np.ndarray) -> None:
         [int(step), int(evaluations), f"{seconds:.6f}", *(str(np.float32(loss)) for loss in losses)]
         for step, evaluations, seconds, *losses in rows
     )
-    write_atomically(path, csv_bytes(COLUMNS, table))
+    write_csv(path, COLUMNS, table)
 
 
 def read_metrics(path: pathlib.Path) -> np.ndarray:
