@@ -519,6 +519,8 @@ def test_an_optax_alias_is_optaxs_own_step():
         ("lbfgs:history_size=0", "history_size must be from 1 to 1000"),
         ("lbfgs:curvature=0.0001", "curvature must be greater than sufficient_decrease"),
         ("lbfgs:history_size=2.5", "history_size must be a whole number"),
+        (f"lbfgs:max_evaluations={2**31}", "max_evaluations must be a whole number of 32 bits"),
+        (f"adafactor:decay_offset={10**400}", "decay_offset must be a whole number of 32 bits"),
         ("lbfgs:scaling=diagonal", "scaling must be scalar or spectral"),
         ("nonlinear-cg:method=newton", "method must be hager-zhang or"),
         ("lion", "lion needs a learning_rate"),

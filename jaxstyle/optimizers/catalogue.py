@@ -248,6 +248,8 @@ def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | in
         number = kind(value)
     except ValueError:
         raise refuse("a whole number" if kind is int else "a number") from None
+    if kind is int and abs(number) >= 2**31:  # a program has no larger ones
+        raise refuse("a whole number of 32 bits")
     limits = _RANGES.get((name, key)) or _RANGES.get(key)
     lowest, highest, words = limits or (-math.inf, math.inf, "finite")
     if not (math.isfinite(number) and lowest <= number <= highest):
