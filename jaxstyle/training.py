@@ -125,12 +125,7 @@ def metrics(state: TransferState) -> Metrics:
     """What a run records of a state."""
     evaluation = state.iterate.evaluation
     return Metrics(
-        state.step,
-        state.evaluations,
-        evaluation.total,
-        *evaluation.terms,
-        state.diverged,
-        state.converged,
+        state.step, state.evaluations, evaluation.total, *evaluation.terms, state.diverged, state.converged
     )
 
 
@@ -162,12 +157,12 @@ def _start(
     choices: Sequence[Mapping[str, Any]] = (),
 ) -> TransferState:
     """The state to begin with at a start, or to go on with from a state of another size."""
-    optimizer, step, evaluations = method.build(**hyperparameters), jnp.int32(0), jnp.int32(1)
+    optimizer = method.build(**hyperparameters)
     if before is None:
-        memory = optimizer.init(start)
+        step, evaluations, memory = jnp.int32(0), jnp.int32(1), optimizer.init(start)
     else:
-        memory = optimizer.carry(before.optimizer, start)
         step, evaluations = before.step, before.evaluations + 1
+        memory = optimizer.carry(before.optimizer, start)
     return TransferState(
         step=step,
         evaluations=evaluations,
@@ -199,10 +194,8 @@ def _unseen(
     hyperparameters: Mapping[str, Array],
     choices: Sequence[Mapping[str, Any]] = (),
 ) -> TransferState:
-    zero = jnp.zeros((), image.dtype)
-    nothing = objective.Evaluation(
-        jnp.full_like(zero, UNSEEN), objective.Terms(zero, zero, zero), jnp.zeros_like(image)
-    )
+    zero, unseen = jnp.zeros((), image.dtype), jnp.full((), UNSEEN, image.dtype)
+    nothing = objective.Evaluation(unseen, objective.Terms(zero, zero, zero), jnp.zeros_like(image))
     state = _start(method, Iterate(image, nothing), hyperparameters, choices=choices)
     return state._replace(evaluations=jnp.int32(0), diverged=jnp.bool_(False))
 
@@ -253,9 +246,7 @@ def _result(method: Method, state: TransferState) -> Image:
     return method.keeper.image(state.kept, state.iterate)
 
 
-def evaluation(
-    form: objective.Form,
-) -> Callable[[objective.Problem, objective.Image], objective.Evaluation]:
+def evaluation(form: objective.Form) -> Callable[[objective.Problem, Image], objective.Evaluation]:
     """Loss and gradient of an image, in a form's strips or on its devices."""
     evaluate = objective.evaluate if form.devices == 1 else rows.evaluate
     return functools.partial(strips.evaluate if form.strips > 1 else evaluate, form)

@@ -90,6 +90,9 @@ _TRANSFORMATIONS |= {
 
 _FACTORIES = _LINE_SEARCH_METHODS | _TRANSFORMATIONS
 
+#: The default of a hyperparameter that has none.
+_MISSING = inspect.Parameter.empty
+
 NAMES = tuple(_FACTORIES)
 
 #: Optimizers whose steps compare no losses, so that each may be of other positions.
@@ -120,6 +123,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 #: Ranges that hyperparameters must be in, of all optimizers or of one: (lowest, highest, words for it).
 _FRACTION = (0.0, float(np.nextafter(np.float32(1), np.float32(0))), "in [0, 1)")
 _POSITIVE = (math.ulp(0.0), math.inf, "greater than 0")
+_NOT_NEGATIVE = (0.0, math.inf, "0 or greater")
 _RANGES = {
     **dict.fromkeys(("b1", "b2", "b3", "rho", "decay", "momentum", "decay_rate"), _FRACTION),
     **dict.fromkeys(("learning_rate", "max_learning_rate", "max_evaluations", "cosine_steps"), _POSITIVE),
@@ -128,10 +132,7 @@ _RANGES = {
     "curvature": _FRACTION,
     # optax divides by it.
     **{(name, "b1"): (1e-3, _FRACTION[1], "from 0.001, below 1") for name in _SCHEDULE_FREE},
-    **dict.fromkeys(
-        ("eps", "eps_root", "initial_accumulator_value", "initial_scale"),
-        (0.0, math.inf, "0 or greater"),
-    ),
+    **dict.fromkeys(("eps", "eps_root", "initial_accumulator_value", "initial_scale"), _NOT_NEGATIVE),
 }
 
 _CHOICES = {
@@ -161,8 +162,7 @@ class Spec(NamedTuple):
 
 def has_learning_rate(name: str) -> bool:
     """Whether an optimizer of this name has a learning rate for which its library has no number by default."""
-    missing = None, inspect.Parameter.empty
-    return name in _FACTORIES and _settable(name).get("learning_rate", 0) in missing
+    return name in _FACTORIES and _settable(name).get("learning_rate", 0) in (None, _MISSING)
 
 
 def suits(name: str, loss: str) -> str:
@@ -186,7 +186,7 @@ def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> S
     if name not in _FACTORIES:
         raise UserError(f"--optimizer={text}: there is no optimizer {name!r}; there are {', '.join(NAMES)}")
     parameters = _settable(name)
-    values = {key: default for key, default in parameters.items() if default is not inspect.Parameter.empty}
+    values = {key: default for key, default in parameters.items() if default is not _MISSING}
     values |= DEFAULTS[loss].get(name, {})
     for item in filter(None, rest.split(",")):
         key, equals, value = (part.strip() for part in item.partition("="))
@@ -219,13 +219,9 @@ def _settable(name: str) -> dict[str, Any]:
         for key, parameter in inspect.signature(_FACTORIES[name]).parameters.items()
         if not key.endswith(("mask", "dtype", "dtype_momentum"))
         and key not in ("key", "seed")
-        and not (isinstance(parameter.default, tuple) or _is_function(parameter.default))
+        and (parameter.default in (None, _MISSING) or isinstance(parameter.default, int | float | str))
     }
     return found | ({"cosine_steps": None} if name in _TRANSFORMATIONS else {})
-
-
-def _is_function(default: Any) -> bool:
-    return callable(default) and default is not inspect.Parameter.empty
 
 
 def _read(text: str, name: str, key: str, value: str, default: Any) -> bool | int | str | float:

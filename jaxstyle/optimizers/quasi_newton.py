@@ -277,17 +277,22 @@ def nonlinear_cg(
 
 
 def _with_rows(tree: Any) -> Any:
-    """Images and histories with empty rows until they divide by the devices: XLA gathers what is flattened else."""
+    """Images and histories with empty rows below until the devices share them evenly.
+
+    optax flattens them, and XLA would gather for that what lies in uneven parts.
+    """
 
     def pad(leaf: Array) -> Array:
-        rows = (0, -leaf.shape[-3] % (parts() or 1)) if leaf.ndim >= 3 else None
-        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 3) + [rows, (0, 0), (0, 0)]) if rows else leaf
+        if leaf.ndim < 3:
+            return leaf
+        missing = -leaf.shape[-3] % (parts() or 1)
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 3) + [(0, missing), (0, 0), (0, 0)])
 
     return jax.tree.map(pad, tree)
 
 
 def _without_rows(tree: Any, height: int) -> Any:
-    """What `_with_rows` was given."""
+    """Without the rows that `_with_rows` adds."""
     return jax.tree.map(lambda leaf: leaf[..., :height, :, :] if leaf.ndim >= 3 else leaf, tree)
 
 
