@@ -87,14 +87,17 @@ def test_pictures_of_which_a_layer_has_nothing_are_refused(narrow_weights):
         jaxstyle.stylize(np.zeros((32, 32, 3), np.float32), np.zeros((8, 20, 3), np.float32))
 
 
+# Drawn, and from a file.
+@pytest.mark.parametrize("sample", ["night", "portrait"])
 @pytest.mark.parametrize("size", [0, -5, (0, 5), (5,), 400.0])
-def test_a_size_below_one_pixel_is_refused(size):
+def test_a_size_below_one_pixel_is_refused(size, sample):
     with pytest.raises(jaxstyle.UserError, match=re.escape(f"{size} pixels are no size")):
-        jaxstyle.read_picture("sample:night", size)
+        jaxstyle.read_picture(f"sample:{sample}", size)
 
 
-def test_a_size_may_be_numpys():
-    assert jaxstyle.read_picture("sample:night", np.int64(24)).shape == (18, 24, 3)
+@pytest.mark.parametrize(("sample", "height"), [("night", 18), ("portrait", 24)])
+def test_a_size_may_be_numpys(sample, height):
+    assert jaxstyle.read_picture(f"sample:{sample}", np.int64(24)).shape == (height, 24, 3)
 
 
 def test_a_padding_or_pooling_that_there_is_not_is_refused(random_network):

@@ -111,7 +111,7 @@ def read(
     if isinstance(source, np.ndarray):
         image = Image.fromarray(source)
     else:
-        longer = size if size is None or isinstance(size, int) else max(size)
+        longer = None if size is None else max(fit(size, 1, 1))
         image = decode.decode(_contents(source), repr(str(path)), longer, managed=resize != "nearest")
     if min(image.size) < smallest:
         raise UserError(
