@@ -19,11 +19,7 @@ lpips, style_distances = jax.jit(photo.lpips), jax.jit(style.style_distances)
 
 
 def run(
-    form: objective.Form,
-    problem: objective.Problem,
-    image: Image,
-    optimizer: catalogue.Spec,
-    steps: int,
+    form: objective.Form, problem: objective.Problem, image: Image, optimizer: catalogue.Spec, steps: int
 ) -> tuple[Image, training.Metrics]:
     """Runs an optimizer from a start image.
 
@@ -31,12 +27,19 @@ def run(
       form: the formulas of the losses.
       problem: see `objective.pose`.
       image: the start image, RGB in [0, 255].
-      optimizer: see `catalogue.parse`; not one that needs a random key.
+      optimizer: see `catalogue.parse`.
       steps: iterations.
 
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
+
+    Raises:
+      UserError: the optimizer draws random numbers.
     """
+    if optimizer.needs_key:
+        raise UserError(
+            f"--optimizer={optimizer.name}: draws random numbers, which only the commands can give it"
+        )
     made = training.program(form, optimizer.name, optimizer.static)
     image = jnp.array(image, jnp.result_type(image, jnp.float32))  # not as bytes
     start = image, {k: jnp.float32(v) for k, v in optimizer.traced.items()}
@@ -83,7 +86,8 @@ def stylize(
 
     Raises:
       TypeError: no style picture is given.
-      UserError: the optimizer is none, or an array no picture, or one so small that a layer has nothing of it.
+      UserError: the optimizer is none or draws random numbers, or an array is no picture, or one so small that a
+        layer has nothing of it.
       KeyError: the network has no layer that the recipe names.
     """
     if not styles:

@@ -87,6 +87,12 @@ def test_pictures_of_which_a_layer_has_nothing_are_refused(narrow_weights):
         jaxstyle.stylize(np.zeros((32, 32, 3), np.float32), np.zeros((8, 20, 3), np.float32))
 
 
+def test_an_optimizer_that_draws_random_numbers_is_refused(narrow_weights):
+    picture = np.zeros((32, 32, 3), np.float32)
+    with pytest.raises(jaxstyle.UserError, match="--optimizer=noisy_sgd: draws random numbers"):
+        jaxstyle.stylize(picture, picture, optimizer="noisy_sgd:learning_rate=1")
+
+
 # Drawn, and from a file.
 @pytest.mark.parametrize("sample", ["night", "portrait"])
 @pytest.mark.parametrize("size", [0, -5, (0, 5), (5,), 400.0])
