@@ -83,16 +83,15 @@ def _tag(image: Image.Image, number: int) -> object:
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An opaque picture of any 8-bit mode as RGB, by its ICC profile if that is usable."""
-    if image.mode == "LAB":
-        source = ImageCms.createProfile("LAB")  # the mode says what the numbers mean
-    elif profile is None:
+    if image.mode != "LAB" and profile is None:
         return image.convert("RGB")
     try:
-        if image.mode != "LAB":
+        if image.mode == "LAB":
+            source = ImageCms.createProfile("LAB")  # the mode says what the numbers mean
+        else:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = source.profile.xcolor_space.strip()
             if image.mode != "CMYK":
-                grey = space == "GRAY" and image.mode in {"1", "L"}
+                grey = source.profile.xcolor_space.strip() == "GRAY" and image.mode in {"1", "L"}
                 image = image.convert("L" if grey else "RGB")
         target = ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, source, target, outputMode="RGB")

@@ -63,13 +63,12 @@ def _deep_tiff(pixels: UInt16[np.ndarray, "height width 3"], comment: str | None
     import tifffile  # here, since few runs need it
 
     encoded = io.BytesIO()
-    profile = srgb_profile()
     tifffile.imwrite(
         encoded,
         pixels,
         photometric="rgb",
         compression="zlib",
-        iccprofile=profile,
+        iccprofile=srgb_profile(),
         metadata=None,
         software=False,
     )

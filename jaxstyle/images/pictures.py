@@ -29,14 +29,7 @@ MIN_SIDE = 16  # in pixels of a file that is painted from: VGG halves a picture 
 MAX_SIDE = 8192  # of a result in pixels
 MAX_BYTES = 2**28  # of a file
 #: What can be written.
-SUFFIXES = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 #: Of the files of a folder that are taken for photos.
 PHOTO_SUFFIXES = (*SUFFIXES, ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl")
 FILTERS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
@@ -59,7 +52,7 @@ def parse_size(text: str) -> Size:
             f"--size={text!r}: must be the longer side, as in 512, or WIDTHxHEIGHT, as in 640x480, "
             f"in pixels from 1 to {MAX_SIDE}"
         )
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    return sides[0] if len(sides) == 1 else tuple(sides)
 
 
 def fit(size: Size, width: int, height: int) -> tuple[int, int]:
@@ -76,7 +69,7 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
     if not whole or len(sides) != 1 + both:
         raise UserError(f"{size} pixels are no size of a picture")
     if both:
-        return sides[0], sides[1]
+        return tuple(sides)
     longer = max(width, height)
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
 
@@ -187,7 +180,7 @@ def write(
         raise ValueError(f"bits are 8 or 16, not {bits}")
     check_writable(path, bits)
     path = Path(path)
-    name, suffix = repr(str(path)), path.suffix.lower()
+    suffix = path.suffix.lower()
     # In float64 adding one half is exact; in float32 it would lift 0.49999997 to 1.
     pixels = np.asarray(image, np.float64)
     if pixels.ndim != 3 or pixels.shape[-1] != 3:
@@ -202,7 +195,8 @@ def write(
             data = encode.encode(pixels, SUFFIXES[suffix], comment, quality)
         write_atomically(path, data)
     except (OSError, ValueError) as error:  # some formats end at so many pixels
-        raise UserError(f"{name}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(path)!r}: cannot be written: {reason}") from error
 
 
 def read_result(path: Path, bits: int) -> Float[np.ndarray, "height width 3"]:
@@ -219,20 +213,20 @@ def read_result(path: Path, bits: int) -> Float[np.ndarray, "height width 3"]:
         raise UserError(f"{str(path)!r}: is not the picture of 16 bits that the run made") from error
 
 
-def write_animation(path: str | os.PathLike, frames: Sequence[Path], seconds: float = 0.2) -> None:
+def write_animation(path: str | os.PathLike, frames: Sequence[Path]) -> None:
     """Writes an animated WebP that repeats, of picture files of which smaller ones are enlarged to the last.
 
-    Each is shown for `seconds`, the last for ten times as long. The file appears whole or not at all.
+    Each is shown for 0.2 s, the last for 2 s. The file appears whole or not at all.
 
     Raises:
       UserError: a frame cannot be read, or the file cannot be written.
     """
     height, width, _ = read(frames[-1]).shape
     pictures = [Image.fromarray(read(frame, (width, height)).astype(np.uint8)) for frame in frames]
-    shown = [round(1000 * seconds)] * (len(frames) - 1) + [round(10_000 * seconds)]
+    milliseconds = [200] * (len(frames) - 1) + [2000]
     encoded = io.BytesIO()
     pictures[0].save(
-        encoded, "WEBP", save_all=True, append_images=pictures[1:], duration=shown, loop=0, quality=90
+        encoded, "WEBP", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, quality=90
     )
     try:
         write_atomically(Path(path), encoded.getvalue())
@@ -275,5 +269,4 @@ def _contents(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise UserError(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name}: cannot be read: {reason}") from error
+        raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

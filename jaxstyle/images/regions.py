@@ -36,14 +36,15 @@ def find(
     apart is what differs within a picture and not the photo from the painting. What is present in one of them only
     goes to the nearest region of those in both; without one such all is one region.
     """
-    points = [_points(maps) for maps in (photo, style)]
-    centres = _k_means(jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in points]), count, key)
-    labels = [jnp.argmin(_squares(each.reshape(-1, each.shape[-1]), centres), 1) for each in points]
+    grids = [_points(maps) for maps in (photo, style)]
+    points = [grid.reshape(-1, grid.shape[-1]) for grid in grids]
+    centres = _k_means(jnp.concatenate(points), count, key)
+    labels = [jnp.argmin(_squares(each, centres), 1) for each in points]
     parts = [jnp.mean(jax.nn.one_hot(each, count), 0) for each in labels]
     shared = jnp.minimum(*parts) >= LEAST
     nearest = jnp.argmin(jnp.where(shared[None], _squares(centres, centres), jnp.inf), 1)
     number = jnp.where(jnp.any(shared), (jnp.cumsum(shared) - 1)[nearest], 0)
-    return tuple(number[each].reshape(whole.shape[:2]) for each, whole in zip(labels, points, strict=True))
+    return tuple(number[each].reshape(grid.shape[:2]) for each, grid in zip(labels, grids, strict=True))
 
 
 def _points(layers: Sequence[Maps]) -> Float[Array, "height width dimensions"]:
