@@ -123,8 +123,8 @@ def convolve_relu(
     Args:
       maps: what is convolved.
       filters: see `prepare`.
-      known: given in place of the result, which is not computed; the gradient needs of it where it is positive.
-      rows: after so many the result is 0.
+      known: taken for the result, which is then not computed; the gradient needs only where it is positive.
+      rows: below so many the result is 0.
     """
     if known is not None:
         return known
@@ -133,9 +133,9 @@ def convolve_relu(
     return lax.optimization_barrier(first_rows(result, rows))
 
 
-def first_rows(maps: Maps, rows: int | None) -> Maps:
-    """Maps with 0 after so many rows; None are all."""
-    return maps if rows is None else jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, 0)
+def first_rows(maps: Maps, rows: int | None, below: Maps | int = 0) -> Maps:
+    """Maps with something else below so many rows; None are all."""
+    return maps if rows is None else jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, below)
 
 
 def _convolve_relu_forward(maps, filters, known, rows):
@@ -170,12 +170,11 @@ def _max_pool_forward(maps):
 def _max_pool_backward(residuals, gradient):
     maps, result = residuals
     height, width, channels = maps.shape
-    free = True
-    parts = []
+    free, shares = True, []
     for part in _window(maps):
-        parts.append(jnp.where(free & (part == result), gradient, 0))
+        shares.append(jnp.where(free & (part == result), gradient, 0))
         free = free & (part != result)
-    a, b, c, d = parts
+    a, b, c, d = shares
     interleaved = jnp.stack([jnp.stack([a, b], 2), jnp.stack([c, d], 2)], 1)
     even = interleaved.reshape(height // 2 * 2, width // 2 * 2, channels)
     return (jnp.pad(even, ((0, height % 2), (0, width % 2), (0, 0))),)
@@ -214,11 +213,11 @@ def _window(maps: Maps) -> list[Maps]:
 def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"], transposed: bool = False) -> Maps:
     """The convolution, or its transpose: filters flipped, in and out exchanged."""
     if kernel.shape[0] == 6:
-        return _in_parts(_winograd, maps, kernel, transposed)
-    if kernel.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
-        return _in_parts(_products, maps, kernel, transposed)
+        return _in_parts(functools.partial(_winograd, transposed=transposed), maps, kernel)
     if transposed:
         kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    if kernel.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        return _in_parts(_products, maps, kernel)
     return lax.conv_general_dilated(
         maps[None].astype(kernel.dtype),
         kernel,
@@ -229,27 +228,28 @@ def _convolve(maps: Maps, kernel: Float[Array, "tile tile in out"], transposed: 
     )[0]
 
 
-def _in_parts(convolve: Callable[..., Maps], maps: Maps, kernel: Array, transposed: bool) -> Maps:
-    """Of maps whose rows lie on several devices each convolves its own; XLA would gather them."""
+def _in_parts(convolve: Callable[..., Maps], maps: Maps, kernel: Array) -> Maps:
+    """The convolution of maps, where their rows lie on several devices by each of its own: XLA would gather them."""
     if (count := parts() or 1) == 1:
-        return convolve(maps, kernel, transposed)
+        return convolve(maps, kernel)
 
     def part(maps: Maps, kernel: Array) -> Maps:
         # What nobody sends is zero, as what lies around the maps.
         above = lax.ppermute(maps[-1:], "rows", [(i, i + 1) for i in range(count - 1)])
         below = lax.ppermute(maps[:1], "rows", [(i + 1, i) for i in range(count - 1)])
-        return convolve(jnp.concatenate([above, maps, below]), kernel, transposed, 1)
+        return convolve(jnp.concatenate([above, maps, below]), kernel, halo=1)
 
     rows = PartitionSpec("rows")
     apart = jax.shard_map(part, in_specs=(rows, PartitionSpec()), out_specs=rows)
     return apart(jnp.pad(maps, ((0, -len(maps) % count), (0, 0), (0, 0))), kernel)[: len(maps)]
 
 
-def _products(maps: Maps, kernel: Float[Array, "3 3 in out"], transposed: bool, halo: int = 0) -> Maps:
-    """The convolution as nine products of shifted maps in the kernel's precision; their sums are float32."""
+def _products(maps: Maps, kernel: Float[Array, "3 3 in out"], halo: int = 0) -> Maps:
+    """The convolution as nine products of shifted maps in the kernel's precision; their sums are float32.
+
+    Maps have `halo` rows more above and below than the result: 0, or 1 of the neighbours'.
+    """
     height, width = len(maps) - 2 * halo, maps.shape[1]
-    if transposed:
-        kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     # Held, or each shift would be rounded anew.
     padded = lax.optimization_barrier(
         jnp.pad(maps.astype(kernel.dtype), ((1 - halo, 1 - halo), (1, 1), (0, 0)))
@@ -260,9 +260,9 @@ def _products(maps: Maps, kernel: Float[Array, "3 3 in out"], transposed: bool, 
     return sum(map(product, flat, kernel.reshape(9, *kernel.shape[2:]))).reshape(height, width, -1)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@jax.jit(static_argnames=("transposed", "halo"))
 def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool, halo: int = 0) -> Maps:
-    """The convolution of maps, which have so many rows more above and below than it: 0, or 1 of neighbours."""
+    """The convolution by tiles, with transformed filters; `halo` as in `_products`."""
     # Barriers keep XLA from computing an intermediate again for each of its uses.
     height, width, depth = len(maps) - 2 * halo, *maps.shape[1:]
     rows, columns = -(-height // 4), -(-width // 4)
@@ -282,8 +282,8 @@ def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool, 
     return result[:height, :width]
 
 
-#: Up to so many tiles, products with transposed filters have the filters on the left. XLA's products on a CPU
-#: first bring the one on the right into another order, and all of that for few tiles.
+#: Up to so many tiles, products with transposed filters have the filters on the left: XLA's products on a CPU first
+#: bring what is on the right into another order, which does not pay for few tiles.
 _FEW = 64
 
 

@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle.network import convolution
-from jaxstyle.network.convolution import Filters
+from jaxstyle.network.convolution import Filters, Maps
 
 #: Convolutions in each of the five blocks.
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -51,8 +51,8 @@ def layer_names(architecture: str) -> Sequence[str]:
 class PreparedNetwork:
     """A network down to one layer, its convolutions ready to be evaluated many times. A pytree of arrays.
 
-    `pooling` and `padding` are static, see `prepare`. An image of more than `rows` rows is one of so many: what is
-    below is not seen, and feature maps are zero there.
+    `pooling` and `padding` are static, see `prepare`. Of an image only the first `rows` rows are seen, None are all:
+    what lies below counts as outside, and feature maps are zero there.
     """
 
     filters: Mapping[str, Filters]
@@ -110,9 +110,7 @@ def prepare(
     )
 
 
-def pool(
-    network: PreparedNetwork, maps: Float[Array, "height width channels"]
-) -> Float[Array, "height//2 width//2 channels"]:
+def pool(network: PreparedNetwork, maps: Maps) -> Float[Array, "height//2 width//2 channels"]:
     """What a block is given of the last maps of the one before; an odd last row or column is left out."""
     return convolution.POOLING[network.pooling](maps)
 
@@ -120,7 +118,7 @@ def pool(
 def convolve(
     network: PreparedNetwork,
     name: str,
-    maps: Float[Array, "height width channels"],
+    maps: Maps,
     known: Float[Array, "height width channels'"] | None = None,
 ) -> Float[Array, "height width channels'"]:
     """Feature maps of one layer from those of the layer before in its block, or from what the block is given.
@@ -136,16 +134,14 @@ def convolve(
         maps = (maps - network.mean[None, None]) / network.std[None, None]
         if network.padding == "edge":
             if rows is not None:  # what is below continues the edge too
-                maps = jnp.where((jnp.arange(len(maps)) < rows)[:, None, None], maps, maps[rows - 1 : rows])
+                maps = convolution.first_rows(maps, rows, maps[rows - 1 : rows])
             frame = (1, 1), (1, 1), (0, 0)
             known, around = known if known is None else jnp.pad(known, frame), jnp.pad(maps, frame, "edge")
             return convolution.convolve_relu(around, filters, known, rows and rows + 1)[1:-1, 1:-1]
     return convolution.convolve_relu(convolution.first_rows(maps, rows), filters, known, rows)
 
 
-def layer(
-    network: PreparedNetwork, name: str, maps: Float[Array, "height width channels"]
-) -> Float[Array, "height' width' channels'"]:
+def layer(network: PreparedNetwork, name: str, maps: Maps) -> Float[Array, "height' width' channels'"]:
     """Feature maps of one layer from those of the layer before, or from the image.
 
     At the beginning of a block but the first, the maps are pooled.

@@ -322,10 +322,8 @@ def _convolutions(
     convolutions, channels = {}, 3
     for layer, stem in format_.stems[architecture].items():
         width = vgg.CHANNELS[int(layer[5]) - 1]
-        kernel_shape = [0, 0, 0, 0]
-        for axis, side in zip(format_.axes, (3, 3, channels, width), strict=True):
-            kernel_shape[axis] = side
-        kernel = _values(stored[stem + kernel_part], tuple(kernel_shape), name)
+        sides = dict(zip(format_.axes, (3, 3, channels, width), strict=True))
+        kernel = _values(stored[stem + kernel_part], tuple(sides[axis] for axis in range(4)), name)
         bias = _values(stored[stem + bias_part], (width,), name)
         convolutions[layer] = np.ascontiguousarray(kernel.transpose(format_.axes)), bias
         channels = width
@@ -357,13 +355,9 @@ def _open_safetensors(path: Path, name: str) -> Iterator[Mapping[str, _Stored]]:
         for key in file.keys():  # noqa: SIM118 - the file is not a mapping
             if not key.startswith("classifier."):
                 array = file.get_slice(key)
-                dtype = array.get_dtype()
-                stored[key] = _Stored(
-                    key,
-                    tuple(array.get_shape()),
-                    dtypes.get(dtype, dtype),
-                    lambda key=key: file.get_tensor(key),
-                )
+                shape, dtype = tuple(array.get_shape()), array.get_dtype()
+                read = functools.partial(file.get_tensor, key)
+                stored[key] = _Stored(key, shape, dtypes.get(dtype, dtype), read)
         yield stored
 
 
