@@ -63,7 +63,7 @@ Test = Callable[[Curves, Reading, Sequence[Curves]], Finding]
 
 
 class Claim(NamedTuple):
-    """`test` is given the curves under the names of `arms`: `NAME`, or `NAME RATE` where rates differ.
+    """`test` is given the curves under the names of `arms`, in that order: `NAME`, or `NAME RATE` where rates differ.
 
     A claim `against` another experiment is given in its last argument the curves of that one's runs, else none.
     """
@@ -89,21 +89,29 @@ class Verdict(NamedTuple):
 # --- tests: curves -> whether it is so, and the numbers -----------------------------------------------------------
 
 
-def _each(word: Callable[[Curve, Reading], bool], *names: str) -> Test:
+def _late_losses(curves: Curves) -> dict[str, float]:
+    return {name: late(curve) for name, curve in curves.items()}
+
+
+def _early_and_late(curves: Curves) -> dict[str, dict[str, float]]:
+    return {name: {"early": early(curve), "late": late(curve)} for name, curve in curves.items()}
+
+
+def _each(word: Callable[[Curve, Reading], bool]) -> Test:
     """A word that is true of every curve; it turns on the curve that is farthest from it."""
 
     def test(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
         numbers = {
             name: {
-                "start": float(curves[name].total[0]),
-                "late": late(curves[name]),
-                "wobble": wobble(curves[name]),
-                word.__name__: word(curves[name], by),
+                "start": float(curve.total[0]),
+                "late": late(curve),
+                "wobble": wobble(curve),
+                word.__name__: word(curve, by),
             }
-            for name in names
+            for name, curve in curves.items()
         }
         wobbles = [found["wobble"] for found in numbers.values()]
-        above = [late(curves[name]) / curves[name].best for name in names]
+        above = [late(curve) / curve.best for curve in curves.values()]
         effect = (
             {"least wobble": min(wobbles)}
             if word is oscillates
@@ -115,14 +123,14 @@ def _each(word: Callable[[Curve, Reading], bool], *names: str) -> Test:
 
 
 def _about_the_same(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
-    numbers = {name: late(curve) for name, curve in curves.items()}
+    numbers = _late_losses(curves)
     a, b = numbers.values()
     return Finding(about(a, b, by), {"late, one over the other": max(a, b) / min(a, b)}, {"late": numbers})
 
 
 def _overtakes(name: str, other: str) -> Test:
     def test(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
-        numbers = {key: {"early": early(curves[key]), "late": late(curves[key])} for key in (name, other)}
+        numbers = _early_and_late({key: curves[key] for key in (name, other)})
         ratios = {
             f"{when} {name}/{other}": numbers[name][when] / numbers[other][when] for when in ("early", "late")
         }
@@ -202,7 +210,7 @@ def _gains_with_size(curves: Curves, _: Reading, before: Sequence[Curves]) -> Fi
 
 
 def _none_converges(curves: Curves, by: Reading, before: Sequence[Curves]) -> Finding:
-    numbers = _each(converges, *curves)(curves, by, before).numbers
+    numbers = _each(converges)(curves, by, before).numbers
     above = min(late(curve) / curve.best for curve in curves.values())
     effect = {
         "least wobble": min(found["wobble"] for found in numbers.values()),
@@ -214,7 +222,7 @@ def _none_converges(curves: Curves, by: Reading, before: Sequence[Curves]) -> Fi
 def _ranked_early(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
     """No two curves that are not about the same after a tenth of the evaluations end so in the other order."""
     first = {name: float(curve.total[1 + tenth(curve)]) for name, curve in curves.items()}
-    end = {name: late(curve) for name, curve in curves.items()}
+    end = _late_losses(curves)
     swapped = [
         f"{one}, {other}"
         for one, other in itertools.permutations(curves, 2)
@@ -239,35 +247,40 @@ _BETTER = ("adam", "adagrad", "lbfgs")
 
 def _lower_than_the_others(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
     """Of pictures the curves know nothing but the loss: each of the three ends below each of the others."""
-    numbers = {name: late(curve) for name, curve in curves.items()}
+    numbers = _late_losses(curves)
     others = min(loss for name, loss in numbers.items() if name not in _BETTER)
     ratio = max(numbers[name] for name in _BETTER) / others
     return Finding(ratio < 1, {"late, the worst of the three over the best other": ratio}, {"late": numbers})
 
 
-def _below(name: str, other: str) -> Test:
-    def test(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
-        numbers = {key: late(curves[key]) for key in (name, other)}
-        ratio = numbers[name] / numbers[other]
-        return Finding(ratio < 1, {f"late {name}/{other}": ratio}, {"late": numbers})
+def _late_ratio(holds: Callable[[float, Reading], bool]) -> Test:
+    """What `holds` says of the late loss of the first of two curves over that of the second."""
+
+    def test(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
+        numbers = _late_losses(curves)
+        first, second = numbers.values()
+        ratio = first / second
+        return Finding(holds(ratio, by), {f"late {'/'.join(curves)}": ratio}, {"late": numbers})
 
     return test
 
 
-def _leads_but_ends_no_better(*others: str) -> Test:
+_below = _late_ratio(lambda ratio, _: ratio < 1)
+_about_or_below = _late_ratio(lambda ratio, by: ratio <= by.same)
+_above = _late_ratio(lambda ratio, by: ratio > by.same)
+_noticeably_above = _late_ratio(lambda ratio, _: ratio > NOTICEABLE)
+
+
+def _leads_but_ends_no_better(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
     """Adam 10 has the lowest early loss of all, and another arm has a late loss as low."""
-
-    def test(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
-        numbers = {name: {"early": early(curve), "late": late(curve)} for name, curve in curves.items()}
-        effect = {
-            f"{when} adam 10/best other": numbers["adam 10"][when]
-            / min(numbers[name][when] for name in others)
-            for when in ("early", "late")
-        }
-        first, last = effect.values()
-        return Finding(first < 1 <= last, effect, numbers)
-
-    return test
+    numbers = _early_and_late(curves)
+    own, others = numbers["adam 10"], [found for name, found in numbers.items() if name != "adam 10"]
+    effect = {
+        f"{when} adam 10/best other": own[when] / min(found[when] for found in others)
+        for when in ("early", "late")
+    }
+    first, last = effect.values()
+    return Finding(first < 1 <= last, effect, numbers)
 
 
 def _slow_and_steady(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
@@ -281,17 +294,10 @@ def _slow_and_steady(curves: Curves, by: Reading, _: Sequence[Curves]) -> Findin
 
 def _catches_up(curves: Curves, by: Reading, before: Sequence[Curves]) -> Finding:
     """Adam 1 overtakes Adam 10, and its late loss comes about to that of L-BFGS, or below."""
-    numbers = {name: {"early": early(curve), "late": late(curve)} for name, curve in curves.items()}
-    near = _about_lbfgs(curves, by, before)
+    numbers = _early_and_late(curves)
+    near = _about_or_below({name: curves[name] for name in ("adam 1", "lbfgs")}, by, before)
     ahead = _overtakes("adam 1", "adam 10")(curves, by, before)
     return Finding(bool(ahead.holds and near.holds), ahead.effect | near.effect, numbers)
-
-
-def _about_lbfgs(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
-    """The late loss of Adam 1 comes about to that of L-BFGS, or below."""
-    numbers = {name: late(curve) for name, curve in curves.items()}
-    ratio = numbers["adam 1"] / numbers["lbfgs"]
-    return Finding(ratio <= by.same, {"late adam 1/lbfgs": ratio}, {"late": numbers})
 
 
 def _never_passes(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
@@ -300,23 +306,12 @@ def _never_passes(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
     rows = slice(1 + tenth(adam), min(len(adam.total), len(lbfgs.total)))
     below = adam.total[rows] < lbfgs.total[rows]
     share = float(np.mean(below)) if len(below) else 0.0
-    numbers = {name: late(curve) for name, curve in curves.items()}
+    numbers = _late_losses(curves)
     ratio = numbers["adam 1"] / numbers["lbfgs"]
     effect = {"late adam 1/lbfgs": ratio, "share of evaluations below": share}
     return Finding(
         share <= 0.05 and ratio >= 1, effect, {"late": numbers, "share of evaluations below": share}
     )
-
-
-def _better_by(factor: float | None) -> Test:
-    """The late loss of Adam 1 is below that of Adam 10 by more than a factor, or than what is about the same."""
-
-    def test(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
-        numbers = {name: late(curve) for name, curve in curves.items()}
-        ratio = numbers["adam 10"] / numbers["adam 1"]
-        return Finding(ratio > (factor or by.same), {"late adam 10/adam 1": ratio}, {"late": numbers})
-
-    return test
 
 
 def _best_and_fastest(curves: Curves, _: Reading, __: Sequence[Curves]) -> Finding:
@@ -355,15 +350,10 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
             "1a",
             "at so large a rate GD, Adadelta and RMSProp oscillate and show no clear convergence",
             _WILD,
-            _each(oscillates, *_WILD),
+            _each(oscillates),
         ),
         Claim("1a-1", "GD, Adadelta and RMSProp show no clear convergence", _WILD, _none_converges),
-        Claim(
-            "1b",
-            "Adam and L-BFGS converge fast",
-            ("adam", "lbfgs"),
-            _each(converges_fast, "adam", "lbfgs"),
-        ),
+        Claim("1b", "Adam and L-BFGS converge fast", ("adam", "lbfgs"), _each(converges_fast)),
         Claim("1c", "Adam and L-BFGS come to about the same loss", ("adam", "lbfgs"), _about_the_same),
         _overall(1, _ALL),
     ),
@@ -375,7 +365,7 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
             _steadier_than_before,
             against=True,
         ),
-        Claim("2b", "RMSProp still oscillates", ("rmsprop",), _each(oscillates, "rmsprop")),
+        Claim("2b", "RMSProp still oscillates", ("rmsprop",), _each(oscillates)),
         Claim(
             "2c",
             "Adam leads at first and L-BFGS overtakes it",
@@ -383,11 +373,7 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
             _overtakes("lbfgs", "adam"),
         ),
         Claim(
-            "2-size",
-            "larger images help GD and Adadelta",
-            ("gd", "adadelta"),
-            _helped_by_size,
-            against=True,
+            "2-size", "larger images help GD and Adadelta", ("gd", "adadelta"), _helped_by_size, against=True
         ),
         Claim(
             "2-gain",
@@ -400,7 +386,7 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
     ),
     "experiment3": (
         Claim("3a", "GD, Adadelta and RMSProp oscillate throughout", _WILD, _oscillates_throughout),
-        Claim("3b", "Adam, Adagrad and L-BFGS converge", _BETTER, _each(converges, *_BETTER)),
+        Claim("3b", "Adam, Adagrad and L-BFGS converge", _BETTER, _each(converges)),
         Claim(
             "3c", "L-BFGS ends about 50 % below Adam", ("adam", "lbfgs"), _between("lbfgs", "adam", 0.4, 0.6)
         ),
@@ -421,19 +407,14 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
         _overall(3, _ALL),
     ),
     "experiment4": (
-        Claim("4a", "all converge", _ALL_SMALLER, _each(converges, *_ALL_SMALLER)),
-        Claim("4b", "GD ends below Adadelta", ("gd", "adadelta"), _below("gd", "adadelta")),
-        Claim(
-            "4c",
-            "Adam 10 leads early but ends no better",
-            _ALL_SMALLER,
-            _leads_but_ends_no_better(*(arm for arm in _ALL_SMALLER if arm != "adam 10")),
-        ),
+        Claim("4a", "all converge", _ALL_SMALLER, _each(converges)),
+        Claim("4b", "GD ends below Adadelta", ("gd", "adadelta"), _below),
+        Claim("4c", "Adam 10 leads early but ends no better", _ALL_SMALLER, _leads_but_ends_no_better),
         Claim(
             "4c-1",
             "Adam 10 leads Adam 1 early but ends no better than it",
             ("adam 10", "adam 1"),
-            _leads_but_ends_no_better("adam 1"),
+            _leads_but_ends_no_better,
         ),
         Claim("4d", "Adam 1 is slow and steady", ("adam 10", "adam 1"), _slow_and_steady),
         _overall(4, _ALL_SMALLER),
@@ -447,19 +428,14 @@ EXPERIMENTS: dict[str, tuple[Claim, ...]] = {
             _catches_up,
         ),
         Claim("5b-1", "Adam 1 overtakes Adam 10", ("adam 10", "adam 1"), _overtakes("adam 1", "adam 10")),
-        Claim("5b-2", "Adam 1 draws near L-BFGS", ("adam 1", "lbfgs"), _about_lbfgs),
-        Claim("5-rate", "a smaller rate helps Adam much", ("adam 10", "adam 1"), _better_by(None)),
-        Claim(
-            "5-rate-1",
-            "a smaller rate helps Adam noticeably",
-            ("adam 10", "adam 1"),
-            _better_by(NOTICEABLE),
-        ),
+        Claim("5b-2", "Adam 1 draws near L-BFGS", ("adam 1", "lbfgs"), _about_or_below),
+        Claim("5-rate", "a smaller rate helps Adam much", ("adam 10", "adam 1"), _above),
+        Claim("5-rate-1", "a smaller rate helps Adam noticeably", ("adam 10", "adam 1"), _noticeably_above),
         _overall(5, _ALL_SMALLER),
     ),
     "experiment6": (
         Claim("6a", "Adam 1 does not pass L-BFGS", ("adam 1", "lbfgs"), _never_passes),
-        Claim("6b", "Adam 1 becomes almost L-BFGS", ("adam 1", "lbfgs"), _about_lbfgs),
+        Claim("6b", "Adam 1 becomes almost L-BFGS", ("adam 1", "lbfgs"), _about_or_below),
         _overall(6, ("adam 1", "lbfgs")),
     ),
 }
