@@ -59,8 +59,7 @@ def read_comparison(directory: pathlib.Path) -> list[tuple[str, records.Arm]]:
         raise UserError(f"--comparison={directory}: has no --claims in its run.flags")
     found = []
     for folder in sorted(directory.glob("arms/*/")):
-        flagfile = folder / "run.flags"
-        given = workdir.by_name(flagfile.read_text("utf-8", "replace")) if flagfile.exists() else {}
+        given = workdir.by_name(workdir.flags_of(folder))
         label = records.label("".join(given.get("optimizer", ())).partition("=")[2])
         arm = records.read_arm(folder, label)
         if arm and arm.status in ("finished", "diverged"):

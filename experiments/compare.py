@@ -148,9 +148,7 @@ def check_first_pair(directory: pathlib.Path, record: str) -> None:
     Raises:
       UserError: it is another.
     """
-    path = directory / "run.flags"
-    there = path.read_text("utf-8", "replace") if path.is_file() else ""
-    before, now = (workdir.by_name(flags).get("pair") for flags in (there, record))
+    before, now = (workdir.by_name(flags).get("pair") for flags in (workdir.flags_of(directory), record))
     if before and now and before[0] != now[0]:
         raise UserError(
             f"{now[0]}: the first pair of the comparison in {directory} is {before[0].partition('=')[2]}; others "

@@ -81,7 +81,7 @@ class Studio:
     def go_on(self, name: str) -> None:
         """Puts a run that has not ended in the queue."""
         directory = gallery.find(self.folder, name)
-        command = "compare" if gallery.is_comparison(gallery.record(directory)) else "stylize"
+        command = "compare" if gallery.is_comparison(workdir.flags_of(directory)) else "stylize"
         self.estimates.cancel()
         flags = f"--flagfile={directory / 'run.flags'}", f"--workdir={directory}"
         self.queue.add(jobs.Job(name, _module(command), flags))
@@ -116,20 +116,18 @@ class Studio:
         states, failures = self.queue.states(), self.queue.failures()
         if name not in states and name not in failures:
             gallery.find(self.folder, name)
-        found = self._item(name, states, failures)
         directory = self.folder / name
-        if not (directory / "run.flags").is_file():
-            job = next((job for job in self.queue.jobs() if job.name == name), None)
-            flags = "".join(f"{flag}\n" for flag in job.arguments[:-1]) if job else ""
-            found |= {"arms": []}
+        if flags := workdir.flags_of(directory):
+            arms = gallery.describe(directory)
         else:
-            flags = gallery.record(directory)
-            found |= {"arms": gallery.describe(directory)}
+            job = next((job for job in self.queue.jobs() if job.name == name), None)
+            flags, arms = "".join(f"{flag}\n" for flag in job.arguments[:-1]) if job else "", []
         comparison = gallery.is_comparison(flags)
         again = f"{spoken('compare' if comparison else 'stylize')} " + shlex.join(
             [f"--flagfile={directory / 'run.flags'}", "--workdir=OTHER"]
         )
-        return found | {
+        return self._item(name, states, failures) | {
+            "arms": arms,
             "chosen": controls.read(flags),
             "command": self._lines.get(name, again),
             "report": (directory / "report.html").is_file(),
@@ -240,13 +238,11 @@ def _download(studio: Studio, request: Request, _: bytes) -> Response:
         raise UserError(f"{suffix!r}: a picture is had as {', '.join(DOWNLOADS)}")
     if suffix == ".png":
         return FileResponse(_there(path), filename=saved)
-    record = gallery.record(directory)
-    deep = "--bits=16" in record.splitlines() and suffix in encode.DEEP
+    record = workdir.flags_of(directory)
+    bits = 16 if "--bits=16" in record.splitlines() and suffix in encode.DEEP else 8
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder, f"copy{suffix}")
-        pictures.write(
-            copy, pictures.read_result(_there(path), 16 if deep else 8), record, bits=16 if deep else 8
-        )
+        pictures.write(copy, pictures.read_result(_there(path), bits), record, bits=bits)
         found = copy.read_bytes()
     kind = "image/tiff" if suffix == ".tiff" else "image/jpeg"
     disposition = f"attachment; filename*=UTF-8''{urllib.parse.quote(saved)}"

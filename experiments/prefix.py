@@ -25,10 +25,10 @@ def _ended(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[tuple[p
     parts = given.scales == 1 and given.bits == 8 and not given.save_every
     for folder in folders:
         for arm in sorted(folder.glob("arms/*/")):
-            path, manifest = arm / "run.flags", journal.find_manifest(arm) or {}
-            if not path.is_file() or manifest.get("status") != "finished":
+            manifest = journal.find_manifest(arm) or {}
+            if manifest.get("status") != "finished":
                 continue
-            differing = workdir.differing(path.read_text("utf-8", "replace"), wanted)
+            differing = workdir.differing(workdir.flags_of(arm), wanted)
             if not differing:
                 yield arm, True
             elif (

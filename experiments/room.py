@@ -46,11 +46,10 @@ def chosen(settings: Settings) -> Sequence[str]:
 @processes.alone
 def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
-    path = directory / "run.flags"
-    if settings.strips or not path.is_file():
+    if settings.strips or not (flags := workdir.by_name(workdir.flags_of(directory))):
         return settings
     with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
-        flags = workdir.by_name(path.read_text("utf-8", "replace"))  # a sweep's are more than a run's
+        # Of these alone, as a sweep's are more than a run's.
         there = parse(
             "\n".join(line for name in ("content", "strips", "remat") for line in flags.get(name, ()))
         )

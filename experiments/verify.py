@@ -18,7 +18,7 @@ from absl import flags
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.network import weights
-from jaxstyle.runs import journal
+from jaxstyle.runs import journal, workdir
 
 from . import launch, spoken
 
@@ -87,25 +87,23 @@ def differences(directory: pathlib.Path) -> list[str]:
 
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
-    arms = sorted(path.parent for path in directory.glob("arms/*/manifest.json"))
+    runs = sorted(path.parent for path in directory.glob("arms/*/manifest.json")) or [directory]
     found: dict[str, list[pathlib.Path]] = {}
-    for each in arms or [directory]:
+    for each in runs:
         record = each / "run.flags"
         if not record.is_file():
             raise UserError(f"{str(record)!r}: no such file; a folder that a run has written is needed")
         for line in differences(each):
             found.setdefault(line, []).append(each)
     for line, places in found.items():
-        where = "" if len(places) == len(arms or [directory]) else f" ({', '.join(map(str, places))})"
+        where = "" if len(places) == len(runs) else f" ({', '.join(map(str, places))})"
         print(f"{line}{where}")
     if found:
         print("This machine may give another result.")
         sys.exit(1)
     print("Nothing differs: this machine gives the same result. To make it again:")
-    for each in arms or [directory]:
-        command = (
-            "sweep" if "--learning_rates" in (each / "run.flags").read_text("utf-8", "replace") else "stylize"
-        )
+    for each in runs:
+        command = "sweep" if "--learning_rates" in workdir.flags_of(each) else "stylize"
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
         devices = (journal.BEFORE | journal.read_manifest(each))["devices"]
         print(f"{spoken(command)} {flagfile}{f' --devices={devices}' if devices > 1 else ''} --workdir=OTHER")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
-from jaxstyle.runs import journal
+from jaxstyle.runs import journal, workdir
 
 
 class Arm(NamedTuple):
@@ -63,15 +63,14 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
             manifest,
             journal.read_metrics(directory / "metrics.csv"),
             picture.read_bytes() if ended else None,
-            _keep(directory / "run.flags"),
+            _keep(workdir.flags_of(directory)),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _keep(flagfile: pathlib.Path) -> str:
-    text = flagfile.read_text("utf-8", "replace") if flagfile.exists() else ""
-    found = re.search(r"^--keep=(\w+)$", text, re.MULTILINE)
+def _keep(flags: str) -> str:
+    found = re.search(r"^--keep=(\w+)$", flags, re.MULTILINE)
     return found[1] if found else "last"
 
 

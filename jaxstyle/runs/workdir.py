@@ -149,10 +149,7 @@ def find(
         with contextlib.suppress(PermissionError):  # of another user
             if directory.is_dir() and not {path.name for path in directory.iterdir()} - {LOCK}:
                 return directory
-            record = directory / "run.flags"
-            if record.is_file() and not differing(record.read_text("utf-8", "replace"), flags).difference(
-                changeable
-            ):
+            if not differing(flags_of(directory), flags).difference(changeable):
                 return directory
     raise AssertionError("numbers do not end")
 
@@ -238,6 +235,12 @@ def _delete(directory: pathlib.Path) -> None:
             remove(directory / name)
     # The last, so that nothing of this run can pass for one of other flags.
     (directory / "run.flags").unlink()
+
+
+def flags_of(directory: pathlib.Path) -> str:
+    """The text of its `run.flags`, with a sign for what is no UTF-8; nothing where there is none."""
+    record = directory / "run.flags"
+    return record.read_text("utf-8", "replace") if record.is_file() else ""
 
 
 def differing(before: str, now: str) -> set[str]:

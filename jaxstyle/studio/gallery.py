@@ -20,25 +20,18 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path:
     Raises:
       UserError: there is none of this name.
     """
-    parts = name.split("/")
-    directory, inside = folder, []
+    directory, parts = folder, name.split("/")
+    known = len(parts) == 1 or (len(parts) == 3 and parts[1] == "arms")
     for part in parts:
-        directory, inside = directory / part, inside or [p.name for p in folder.glob("*/")]
-        if part not in inside:
-            raise UserError(f"{name!r}: there is no such run")
-        inside = [p.name for p in directory.glob("*/")]
-    if (len(parts) != 1 and (len(parts) != 3 or parts[1] != "arms")) or not _is_run(directory):
+        known = known and part in [path.name for path in directory.glob("*/")]
+        directory = directory / part
+    if not (known and _is_run(directory)):
         raise UserError(f"{name!r}: there is no such run")
     return directory
 
 
 def _is_run(directory: pathlib.Path) -> bool:
     return (directory / "run.flags").is_file()
-
-
-def record(directory: pathlib.Path) -> str:
-    """The text of its `run.flags`."""
-    return (directory / "run.flags").read_text("utf-8", "replace")
 
 
 def is_comparison(flags: str) -> bool:
@@ -49,7 +42,7 @@ def names(folder: pathlib.Path) -> list[str]:
     """The runs of pictures and comparisons in a folder, the newest first."""
     found = []
     for directory in folder.glob("*/"):
-        given = workdir.by_name(record(directory)) if _is_run(directory) else {}
+        given = workdir.by_name(workdir.flags_of(directory))
         if "size" in given and not given.keys() & {"learning_rates", "arm"}:
             found.append(((directory / "run.flags").stat().st_mtime, directory.name))
     return [name for _, name in sorted(found, reverse=True)]
@@ -57,7 +50,7 @@ def names(folder: pathlib.Path) -> list[str]:
 
 def arms(directory: pathlib.Path) -> list[pathlib.Path]:
     """The directories of single runs in it: its arms in the order of their optimizers, or itself."""
-    given = [line.partition("=") for line in record(directory).splitlines()] if _is_run(directory) else []
+    given = [line.partition("=") for line in workdir.flags_of(directory).splitlines()]
     labels = list(records.labels([value for name, _, value in given if name == "--optimizer"]))
 
     def place(arm: pathlib.Path) -> tuple[int, str]:
@@ -66,9 +59,13 @@ def arms(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted((each for each in directory.glob("arms/*/") if _is_run(each)), key=place) or [directory]
 
 
+def _status(directory: pathlib.Path) -> str:
+    return (journal.find_manifest(directory) or {}).get("status", "unfinished")
+
+
 def status(directory: pathlib.Path) -> str:
     """As its manifests say: "finished" once all that has begun has ended, else that of what has not."""
-    found = [(journal.find_manifest(each) or {}).get("status", "unfinished") for each in arms(directory)]
+    found = [_status(each) for each in arms(directory)]
     order = ("unfinished", "running", "interrupted", "diverged", "finished")
     return min(found, key=order.index) if set(found) <= set(order) else "unfinished"
 
@@ -114,7 +111,7 @@ def describe(directory: pathlib.Path) -> list[dict[str, Any]]:
         {
             "label": each.name,
             "path": each.relative_to(directory.parent).as_posix(),
-            "status": (journal.find_manifest(each) or {}).get("status", "unfinished"),
+            "status": _status(each),
             "picture": version(picture(each)),
             "film": (each / "animation.webp").is_file(),
             "curve": curve(each),
