@@ -27,16 +27,7 @@ CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
 
 #: Optimizers that have the same colour in every figure; a dark one and a light one of each of Matplotlib's twenty.
 _COLOURS = (
-    *(
-        "lbfgs",
-        "lbfgs@fourier",
-        "gd",
-        "gd@fourier",
-        "adagrad",
-        "adagrad@fourier",
-        "rmsprop",
-        "nonlinear-cg",
-    ),
+    *("lbfgs", "lbfgs@fourier", "gd", "gd@fourier", "adagrad", "adagrad@fourier", "rmsprop", "nonlinear-cg"),
     *("adam", "adam@fourier", "adadelta", "adadelta-tf1gpu", "scipy-lbfgs", "optax-lbfgs"),
     *("nadam", "amsgrad", "momentum", "yogi", "lbfgs:spectral@fourier", "nonlinear-cg@fourier"),
 )
@@ -229,38 +220,19 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
     """The final loss by learning rate, a curve for each optimizer; rates that diverged are crosses above."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    palette = colours(rate.label for rate in rates)
-    for label, colour in palette.items():
+
+    def draw(some: Sequence[Rate], line: str, **style: Any) -> None:
+        x, y = [rate.learning_rate for rate in some], [rate.final_total for rate in some]
+        axes.plot(x, y, line, **style)
+
+    for label, colour in colours(rate.label for rate in rates).items():
         mine = [rate for rate in rates if rate.label == label]
-        ended = [rate for rate in mine if rate.status == "finished"]
-        axes.plot(
-            [rate.learning_rate for rate in ended],
-            [rate.final_total for rate in ended],
-            "o-",
-            color=colour,
-            label=label,
-        )
-        near = records.best_rates(mine)
-        if near:
-            axes.plot(
-                [rate.learning_rate for rate in near],
-                [rate.final_total for rate in near],
-                color=colour,
-                lw=9,
-                alpha=0.25,
-                solid_capstyle="round",
-            )
-        for rate in mine:
-            if rate.status == "diverged":
-                axes.plot(
-                    rate.learning_rate,
-                    0.97,
-                    "x",
-                    color=colour,
-                    ms=8,
-                    mew=2,
-                    transform=axes.get_xaxis_transform(),
-                )
+        draw([rate for rate in mine if rate.status == "finished"], "o-", color=colour, label=label)
+        if near := records.best_rates(mine):
+            draw(near, "-", color=colour, lw=9, alpha=0.25, solid_capstyle="round")
+        crosses = [rate.learning_rate for rate in mine if rate.status == "diverged"]
+        above = {"transform": axes.get_xaxis_transform()}
+        axes.plot(crosses, [0.97] * len(crosses), "x", color=colour, ms=8, mew=2, **above)
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
     totals = [rate.final_total for rate in rates if np.isfinite(rate.final_total)] or [1.0]
     axes.set_ylim(min(totals) / 1.3, 1.3 * min(max(totals), 100 * min(totals)))
