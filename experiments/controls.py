@@ -131,21 +131,14 @@ def page() -> dict[str, Any]:
         for field in dataclasses.fields(Settings)
         if field.metadata
     }
-    defaults = values(Settings())
     return {
         "controls": [
-            {
-                "flag": control.flag,
-                "title": control.title,
-                "choices": [choice._asdict() for choice in control.choices],
-                "span": control.span,
-                "free": control.free,
-                "help": helps[control.flag],
-            }
+            control._asdict()
+            | {"choices": [choice._asdict() for choice in control.choices], "help": helps[control.flag]}
             for control in CONTROLS
         ],
         "optimizers": [choice._asdict() for choice in OPTIMIZERS],
-        "defaults": defaults,
+        "defaults": values(Settings()),
     }
 
 
@@ -168,14 +161,12 @@ def values(given: Settings) -> dict[str, str]:
 def read(flags: str) -> dict[str, str]:
     """What a page would choose for the run of a `run.flags`, or of a command's flags in lines; nothing for pairs."""
     known = {f"--{field.name}" for field in dataclasses.fields(Settings)} - {"--optimizer"}
-    lines, optimizers = flags.splitlines(), []
-    for line in lines:
-        name, _, value = line.partition("=")
-        optimizers += [value] if name == "--optimizer" else []
+    lines = flags.splitlines()
+    optimizers = [line.partition("=")[2] for line in lines if line.startswith("--optimizer=")]
     given = [line for line in lines if line.partition("=")[0] in known]
     if not any(line.startswith("--content=") for line in given):
         return {}
-    first, second = (*optimizers, Settings.optimizer, "")[:2] if len(optimizers) != 1 else (*optimizers, "")
+    first, second = [*(optimizers or [Settings.optimizer]), ""][:2]
     return values(settings.parse("\n".join(given))) | {"optimizer": first, "against": second}
 
 
@@ -201,19 +192,15 @@ def command(chosen: Mapping[str, str]) -> Command:
         raise UserError(f"{min(unknown)!r}: is nothing that the page offers")
     if not all(isinstance(value, str) and value.isprintable() for value in chosen.values()):
         raise UserError("what is chosen must be one line of printable characters")
-    chosen = values(Settings()) | {name: value.strip() for name, value in chosen.items()}
+    defaults = values(Settings())
+    chosen = defaults | {name: value.strip() for name, value in chosen.items()}
     against = chosen.pop("against")
     given = settings.parse("".join(f"--{name}={value}\n" for name, value in chosen.items() if value))
     pictures.parse_size(given.size)
     for optimizer in filter(None, (given.optimizer, against)):
         arm.parse_optimizer(dataclasses.replace(given, optimizer=optimizer))
-    defaults = values(Settings())
     flags = [f"--content={given.content}", f"--style={given.style[0]}"]
-    flags += [
-        f"--{name}={chosen[name]}"
-        for name in CHOSEN
-        if name not in ("content", "style", "optimizer", "against") and chosen[name] != defaults[name]
-    ]
+    flags += [f"--{flag}={chosen[flag]}" for flag, *_ in CONTROLS if chosen[flag] != defaults[flag]]
     name = inputs.run_name(given)
     steps = given.steps or (inputs.STEPS if against else inputs.with_schedule(given).steps)
     flags.append(f"--save_every={max(1, round(steps / FRAMES))}")

@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from jaxstyle.errors import UserError
 from jaxstyle.lab import tensorboard
 from jaxstyle.runs import memory, processes
+from jaxstyle.runs.signals import Interrupted
 
 from . import program_cache, settings, spoken, usage
 
@@ -295,8 +296,6 @@ def _fail(error: Exception) -> None:
 
 
 def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
-    from jaxstyle.runs.signals import Interrupted
-
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     end_on_signals()

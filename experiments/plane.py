@@ -98,9 +98,8 @@ def complete(
             *_, before, _ = 0, *inputs.last_steps(posed.settings.steps, len(posed.shapes))
             metrics = journal.read_metrics(folder / "metrics.csv")[before:]  # of the last scale
             seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
-            steps = (
-                seconds[evaluations > 0] / evaluations[evaluations > 0]
-            )  # none once it is at rest or diverged
+            made = evaluations > 0  # none once it is at rest or diverged
+            steps = seconds[made] / evaluations[made]
             measured = yardstick.measure(folder / "image.png", given, by, cache)
             rows[folder.name] = {
                 "arm": str(each),

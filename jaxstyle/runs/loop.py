@@ -242,9 +242,7 @@ def execute(
     log, compiled = Log(directory, manifest, stages[-1].last), Stages(stages)
     state, seconds = log.restore(lambda step: compiled.programs(compiled.of(step)).structure)
     first = compiled.of(log.step)
-    programs = compiled.programs(
-        first
-    )  # a signal that comes while XLA compiles ends the process: nothing is lost
+    programs = compiled.programs(first)  # a signal meanwhile ends the process: nothing is lost
     if state is not None:
         state = programs.put(state)
     with interruptible() as signals:
@@ -257,13 +255,10 @@ def execute(
             state = walk.finish(number, state)
             if state.diverged:
                 break
-        image, status = np.asarray(compiled.programs(number).result(state)), _status(state)
+        image = np.asarray(compiled.programs(number).result(state))
         save(image)
+        status = "diverged" if state.diverged else "finished"
         log.end(status, walk.stopwatch.seconds)
         if signal := asked(signals):
             raise Interrupted(signal)
     return Result(image, log.rows[: log.step + 1], status)
-
-
-def _status(state: training.TransferState) -> str:
-    return "diverged" if state.diverged else "finished"

@@ -63,8 +63,8 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
             processes.first(lambda: directory.mkdir(parents=True, exist_ok=True))
         except ValueError as error:  # a null character in the path
             raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
-    with _told(directory), locked(directory):
-        yield
+        with locked(directory):
+            yield
 
 
 @contextlib.contextmanager
@@ -231,7 +231,7 @@ def _delete(directory: pathlib.Path) -> None:
     for name in FILES:
         (directory / name).unlink(missing_ok=True)
     for name in FOLDERS:
-        if (directory / name).exists() or (directory / name).is_symlink():
+        if os.path.lexists(directory / name):
             remove(directory / name)
     # The last, so that nothing of this run can pass for one of other flags.
     (directory / "run.flags").unlink()
