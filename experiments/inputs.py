@@ -130,8 +130,7 @@ def scaled(size: pictures.Size, factor: float) -> pictures.Size:
     return tuple(max(1, round(factor * side)) for side in size)
 
 
-def _longer_side(settings: Settings) -> int:
-    size = pictures.parse_size(settings.size)
+def longer_side(size: pictures.Size) -> int:
     return size if isinstance(size, int) else max(size)
 
 
@@ -147,7 +146,7 @@ def at_once(settings: Settings) -> bool:
         and style_loss(settings) == "wasserstein"
         and settings.content_loss in (None, "squares")
         and catalogue.suits(name, settings.loss) != "pixels"
-        and _longer_side(settings) in AT_ONCE
+        and longer_side(pictures.parse_size(settings.size)) in AT_ONCE
     )
 
 
@@ -156,8 +155,8 @@ def default_scales(settings: Settings) -> int:
     of_one_size = settings.loss != "gatys" or settings.evaluations is not None
     if of_one_size or settings.init not in start.KINDS or at_once(settings):
         return 1
-    steps = settings.steps or STEPS
-    return max(1, min(steps, 1 + int(2 * math.log2(_longer_side(settings) / SMALLEST))))
+    steps, longer = settings.steps or STEPS, longer_side(pictures.parse_size(settings.size))
+    return max(1, min(steps, 1 + int(2 * math.log2(longer / SMALLEST))))
 
 
 def with_schedule(settings: Settings) -> Settings:
@@ -269,24 +268,18 @@ def read_styles(
     Raises:
       UserError: a file cannot be used, or there are not as many masks as style pictures.
     """
-    preserve, count = color.PRESERVE[settings.preserve_color], len(settings.style)
-    masks = (_mask_paths(flag, getattr(settings, flag), count) for flag in ("content_mask", "style_mask"))
+    preserve, flags = color.PRESERVE[settings.preserve_color], ("content_mask", "style_mask")
+    masks = (_mask_paths(flag, getattr(settings, flag), len(settings.style)) for flag in flags)
     for text, *paths in zip(settings.style, *masks, strict=True):
         path, share = parse_style(text)
         picture = pictures.read(path, size, settings.resize, smallest=pictures.MIN_SIDE)
-        sources, found = [Source("style", path, picture.shape)], []
-        for flag, mask, shape in zip(
-            ("content_mask", "style_mask"), paths, (photo.shape, picture.shape), strict=True
-        ):
-            found.append(read_mask(flag, mask, shape))
-            if mask:
-                sources.append(Source(flag, mask, shape[:2]))
-        prepared = preserve.prepare_style(picture, photo)
-        for pair in regions:
-            found = [_brought(*each) for each in zip(pair, (photo.shape, picture.shape), strict=True)]
-            yield objective.Style(prepared, share, *found), sources
-        if not regions:
-            yield objective.Style(prepared, share, *found), sources
+        prepared, shapes = preserve.prepare_style(picture, photo), (photo.shape, picture.shape)
+        files = list(zip(flags, paths, shapes, strict=True))
+        sources = [Source("style", path, picture.shape)]
+        sources += [Source(flag, mask, shape[:2]) for flag, mask, shape in files if mask]
+        of_regions = [[_brought(*each) for each in zip(pair, shapes, strict=True)] for pair in regions]
+        for both in of_regions or [[read_mask(*each) for each in files]]:
+            yield objective.Style(prepared, share, *both), sources
 
 
 def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -342,6 +335,5 @@ def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Sou
     if kind in start.KINDS:
         content = jax.device_put(given.content)
         return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
-    height, width, _ = given.photo.shape
-    image = pictures.read(kind, (width, height), settings.resize, smallest=pictures.MIN_SIDE)
+    image = pictures.read(kind, _size(given.photo.shape), settings.resize, smallest=pictures.MIN_SIDE)
     return jax.device_put(image), [Source("init", kind, image.shape)]

@@ -87,8 +87,7 @@ def check_memory(
       UserError: it is so.
     """
     size, free = pictures.parse_size(settings.size), memory.available()
-    styles = inputs.scaled(size, settings.style_scale)
-    longer = styles if isinstance(styles, int) else max(styles)
+    longer = inputs.longer_side(inputs.scaled(size, settings.style_scale))
     # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
     if 30 * longer**2 > free:
         raise UserError(

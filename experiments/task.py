@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures, start
-from jaxstyle.losses import objective, strips
+from jaxstyle.losses import objective, recipes, strips
 from jaxstyle.losses.content import CONTENT_LOSSES
 from jaxstyle.losses.style import STYLE_LOSSES, WITHOUT_SHARES
 from jaxstyle.losses.terms import TOTALS
@@ -166,7 +166,13 @@ def pose(settings: Settings, cache: Cache) -> Task:
     def chosen(
         number: int, image: np.ndarray, regions: Sequence[objective.Region]
     ) -> Sequence[Mapping[str, Any]]:
-        return _choices(settings, cache, form, weighting, given[number].content, image, regions)
+        """`objective.choices` of photo and image at a scale, compiled once for each size."""
+        if form.style.choose is None:
+            return ()
+        direct = prepare(settings, cache, deepest, once=True)
+        picture = objective.mixture(form, given[number].content, image)
+        arguments = direct, picture, [region._replace(choices={}) for region in regions]
+        return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
 
     @functools.cache
     def problem(number: int) -> objective.Problem:
@@ -220,7 +226,7 @@ def _pose_scale(
     cache: Cache,
     form: objective.Form,
     given: inputs.Pictures,
-    weighting: Any,
+    weighting: recipes.Weighting,
     more: np.float32,
 ) -> objective.Problem:
     """The problem at one scale. What is summed over positions weighs `more`, so that it does so at every scale."""
@@ -237,24 +243,6 @@ def _pose_scale(
     )
 
 
-def _choices(
-    settings: Settings,
-    cache: Cache,
-    form: objective.Form,
-    weighting: Any,
-    content: np.ndarray,
-    image: np.ndarray,
-    regions: Sequence[objective.Region],
-) -> Sequence[Mapping[str, Any]]:
-    """`objective.choices` of photo and image, compiled once for each size."""
-    if form.style.choose is None:
-        return ()
-    direct = prepare(settings, cache, max(*weighting.content, *weighting.style), once=True)
-    picture = objective.mixture(form, content, image)
-    arguments = direct, picture, [region._replace(choices={}) for region in regions]
-    return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
-
-
 def _regions(
     settings: Settings,
     cache: Cache,
@@ -269,16 +257,9 @@ def _regions(
         digest.update(np.ascontiguousarray(leaf))
     arguments = direct, styles, np.uint32(settings.seed)
     options = (form, layers)
+    network = settings.weights, settings.pooling, settings.padding
     return cache.get(
-        (
-            "regions",
-            *options,
-            settings.weights,
-            settings.pooling,
-            settings.padding,
-            settings.seed,
-            digest.digest(),
-        ),
+        ("regions", *options, *network, settings.seed, digest.digest()),
         lambda: cache.evaluate(_pose_regions, options, styles[0].picture.shape, *arguments),
     )
 
