@@ -48,12 +48,10 @@ def run(
     spec: catalogue.Spec,
     cache: Cache,
     directory: pathlib.Path,
-    comment: str,
+    conduct: launch.Conduct,
     *,
     on_compiled: Callable[[float], None],
     report: Callable[[np.ndarray], None],
-    checkpoint_seconds: float,
-    tensorboard: bool = False,
     show: Callable[[np.ndarray], None] | None = None,
 ) -> loop.Result:
     """Compiles one optimizer's programs and runs them in a directory that is claimed and begun.
@@ -63,11 +61,9 @@ def run(
       spec: the optimizer.
       cache: of compiled programs.
       directory: of the run.
-      comment: text that the picture carries.
+      conduct: how often it is kept, and whether event files are written, to `tensorboard/`.
       on_compiled: is told the seconds that compiling took, for each scale.
       report: is told each row of the metrics.
-      checkpoint_seconds: see `loop.execute`.
-      tensorboard: whether event files are written, to `tensorboard/`.
       show: is shown the picture every few seconds, and the result.
     """
     settings, grid = task.settings, mesh.grid(programs.spread(spec, cache))
@@ -83,16 +79,15 @@ def run(
         loop.Stage(last, functools.partial(_load, task, spec, number, cache, grid, compiled))
         for number, last in enumerate(inputs.last_steps(settings.steps, len(task.shapes)))
     ]
-    files = Events(directory / "tensorboard", choices(spec, settings.seed)) if tensorboard else None
+    files = Events(directory / "tensorboard", choices(spec, settings.seed)) if conduct.tensorboard else None
     with contextlib.closing(files) if files else contextlib.nullcontext() as events:
         outputs = Outputs(
             task,
             directory,
-            comment,
             stepsize=training.program(task.form, spec.name, spec.static).stepsize,
             events=events,
             show=show,
-            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_seconds=conduct.checkpoint_seconds,
         )
 
         def tell(row: np.ndarray) -> None:
@@ -106,7 +101,7 @@ def run(
             save=outputs.save,
             report=tell,
             watch=outputs.watch,
-            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_seconds=conduct.checkpoint_seconds,
             evaluations=math.inf if settings.evaluations is None else settings.evaluations,
         )
 
@@ -165,21 +160,19 @@ def complete(
     posed: Task, optimizer: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
 ) -> bool:
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
-    given = dataclasses.replace(posed.settings, optimizer=optimizer)
+    posed = _with(posed, optimizer)
     with workdir.claimed(directory):
-        if _begin(posed, given, directory, conduct.overwrite) in _ENDED:
+        if _begin(posed, directory, conduct.overwrite) in _ENDED:
             return False
-        with tqdm(total=given.steps, unit="step", desc=directory.name, disable=None) as bar:
+        with tqdm(total=posed.settings.steps, unit="step", desc=directory.name, disable=None) as bar:
             result = run(
                 posed,
-                parse_optimizer(given),
+                parse_optimizer(posed.settings),
                 cache,
                 directory,
-                record(given),
+                conduct,
                 on_compiled=lambda _: bar.reset(),
                 report=lambda row: advance(bar, int(row[0]), f"loss {row[3]:.6g}"),
-                checkpoint_seconds=conduct.checkpoint_seconds,
-                tensorboard=conduct.tensorboard,
             )
     print(told(directory.name, result.status, result.rows), flush=True)
     return True
@@ -189,10 +182,11 @@ def job(
     posed: Task, optimizer: str, directory: pathlib.Path, conduct: launch.Conduct
 ) -> Callable[[], None] | None:
     """What completes one arm in another process, or None if it has ended. The arm is begun."""
-    given = dataclasses.replace(posed.settings, optimizer=optimizer)
+    posed = _with(posed, optimizer)
     with workdir.claimed(directory):
-        ended = _begin(posed, given, directory, conduct.overwrite) in _ENDED
-    return None if ended else functools.partial(_work, given, directory, conduct._replace(overwrite=False))
+        ended = _begin(posed, directory, conduct.overwrite) in _ENDED
+    own = conduct._replace(overwrite=False)
+    return None if ended else functools.partial(_work, posed.settings, directory, own)
 
 
 def _work(given: Settings, directory: pathlib.Path, conduct: launch.Conduct) -> None:
@@ -203,8 +197,12 @@ def _work(given: Settings, directory: pathlib.Path, conduct: launch.Conduct) -> 
 _ENDED = ("finished", "diverged")
 
 
-def _begin(posed: Task, given: Settings, directory: pathlib.Path, overwrite: bool) -> str:
-    return workdir.begin(directory, record(given), overwrite, inputs=posed.facts)
+def _with(posed: Task, optimizer: str) -> Task:
+    return posed._replace(settings=dataclasses.replace(posed.settings, optimizer=optimizer))
+
+
+def _begin(posed: Task, directory: pathlib.Path, overwrite: bool) -> str:
+    return workdir.begin(directory, record(posed.settings), overwrite, inputs=posed.facts)
 
 
 def told(name: str, status: str, rows: np.ndarray) -> str:

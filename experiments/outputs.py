@@ -11,6 +11,7 @@ from jaxstyle.lab.tensorboard import Events
 from jaxstyle.runs import processes
 from jaxstyle.runs.clocks import Pace
 
+from .settings import record
 from .task import Task
 
 #: Seconds between two looks at a picture that is being made.
@@ -23,7 +24,6 @@ class Outputs:
     Args:
       task: of the run.
       directory: that they are written to.
-      comment: text that the picture carries.
       stepsize: of a state, if its optimizer has one.
       events: TensorBoard's files, if they are written.
       show: is shown the picture every few seconds, and the result.
@@ -34,14 +34,13 @@ class Outputs:
         self,
         task: Task,
         directory: pathlib.Path,
-        comment: str,
         *,
         stepsize: Callable[[training.TransferState], float | None],
         events: Events | None,
         show: Callable[[np.ndarray], None] | None,
         checkpoint_seconds: float,
     ):
-        self._task, self._directory, self._comment = task, directory, comment
+        self._task, self._directory = task, directory
         self._stepsize, self._events, self._show = stepsize, events, show
         self._pace, self._looks = Pace(checkpoint_seconds), Pace(LOOK_SECONDS)
 
@@ -66,14 +65,14 @@ class Outputs:
 
     @processes.alone
     def save(self, image: np.ndarray) -> None:
-        """Takes the result, as the optimizer left it."""
-        image, path = self._task.finish(image), self._directory / "image.png"
+        """Takes the result, as the optimizer left it; the picture's file carries the flags of the run."""
+        image, path, settings = self._task.finish(image), self._directory / "image.png", self._task.settings
         if self._events:
             self._events.image(image)
         if self._show:
             self._show(image)
-        pictures.write(path, image, self._comment, bits=self._task.settings.bits)
-        if self._task.settings.save_every:
+        pictures.write(path, image, record(settings), bits=settings.bits)
+        if settings.save_every:
             frames = [*sorted(self._snapshots.glob("*.png")), path]
             pictures.write_animation(self._directory / "animation.webp", frames)
 

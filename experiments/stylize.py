@@ -186,8 +186,8 @@ def make(
     if request.dry_run:
         describe(posed, spec, cache)
         return
-    record = settings.record(posed.settings)
     with workdir.claimed(directory):
+        record = settings.record(posed.settings)
         state = workdir.begin(directory, record, request.conduct.overwrite, inputs=posed.facts)
         if state in ("finished", "diverged"):
             print(f"{state} before; --overwrite runs it again")
@@ -195,32 +195,29 @@ def make(
             image = processes.first(lambda: pictures.read_result(directory / "image.png", given.bits))
             if request.preview:
                 request.preview.show(image)
-            copy(lambda: image, record, directory, posed.settings, request)
+            copy(lambda: image, directory, posed.settings, request)
             return
         print("compiling …", flush=True)
-        preview = request.preview
         with tqdm(total=posed.settings.steps, unit="step", disable=None) as bar:
 
             def on_compiled(seconds: float) -> None:
                 bar.write(f"compiled in {seconds:.1f} s")
-                if preview:
-                    preview.leave()
+                if request.preview:
+                    request.preview.leave()
 
             result = arm.run(
                 posed,
                 spec,
                 cache,
                 directory,
-                record,
+                request.conduct,
                 on_compiled=on_compiled,
                 report=lambda row: arm.advance(bar, int(row[0]), f"loss {row[3]:.6g}"),
-                checkpoint_seconds=request.conduct.checkpoint_seconds,
-                tensorboard=request.conduct.tensorboard,
-                show=preview and preview.show,
+                show=request.preview and request.preview.show,
             )
         tell(result)
         plot(directory)
-        copy(lambda: posed.finish(result.image), record, directory, posed.settings, request)
+        copy(lambda: posed.finish(result.image), directory, posed.settings, request)
 
 
 def tell(result: loop.Result) -> None:
@@ -251,22 +248,15 @@ def plot(directory: pathlib.Path) -> None:
 
 
 @processes.alone
-def copy(
-    image: Callable[[], np.ndarray],
-    record: str,
-    directory: pathlib.Path,
-    given: Settings,
-    request: Request,
-) -> None:
+def copy(image: Callable[[], np.ndarray], directory: pathlib.Path, given: Settings, request: Request) -> None:
     """Writes the picture that --output asks for, and says where it is.
 
     Raises:
       UserError: it cannot be written.
     """
-    picture = directory / "image.png"
     if request.output:
-        pictures.write(request.output, image(), record, request.quality, given.bits)
-    print(f"picture: {request.output or picture}")
+        pictures.write(request.output, image(), settings.record(given), request.quality, given.bits)
+    print(f"picture: {request.output or directory / 'image.png'}")
 
 
 def stylize_all(
