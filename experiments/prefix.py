@@ -44,7 +44,7 @@ def _ended(given: Settings, folders: Sequence[pathlib.Path]) -> Iterator[tuple[p
 def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
     """Makes a finished run of an arm out of one of the same flags, or of a longer one, where nothing has begun.
 
-    It must have the same pictures and weights. A longer one may differ in `--steps` alone, and must have kept the
+    It must have the same pictures and weights. A longer one may differ in `_FREE` alone, and must have kept the
     picture of that step (`--save_every`).
 
     Returns:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxstyle.lab import claims
 from jaxstyle.lab.curves import STATED, Curve, Reading
-from jaxstyle.lab.records import Arm, Table, loss_within, markdown, title
+from jaxstyle.lab.records import Arm, Table, markdown, median_losses, title
 
 #: The experiment whose runs the claims of another compare it with.
 AGAINST: Mapping[str, str] = {"experiment2": "experiment1"}
@@ -265,34 +265,30 @@ def readings_table(runs: Sequence[Run]) -> Table:
     return ["", *READINGS], rows
 
 
-def _longest(runs: Iterable[Run]) -> dict[tuple[str, str, int], Run]:
-    """By label, pair and seed the run that went farthest: experiments share arms."""
-    found: dict[tuple[str, str, int], Run] = {}
-    for run in runs:
-        key = run.label, run.pair, run.seed
-        if key not in found or len(run.curve.total) > len(found[key].curve.total):
-            found[key] = run
-    return found
+def _longest(runs: Iterable[Run]) -> list[Run]:
+    """Of each label, pair and seed the run that went farthest: experiments share arms."""
+    found: dict[tuple, Run] = {}
+    for run in sorted(runs, key=lambda run: len(run.curve.total), reverse=True):
+        found.setdefault((run.label, run.pair, run.seed), run)
+    return list(found.values())
 
 
 def losses_table(runs: Sequence[Run]) -> Table:
     """Loss in thousands by evaluations and pair, medians over seeds; bold within 5 % of the lowest of its column."""
-    longest = _longest(runs)
-    losses: dict[tuple[int, str], dict[str, float]] = {}
-    for budget in BUDGETS:
-        for pair in sorted({pair for _, pair, _ in longest}):
-            by_label: dict[str, list[float]] = {}
-            for (label, own, _), run in longest.items():
-                if own == pair and (loss := loss_within(arm_of(run), "evaluations", budget)) is not None:
-                    by_label.setdefault(label, []).append(loss / 1e3)
-            if by_label:
-                losses[budget, pair] = {label: float(np.median(each)) for label, each in by_label.items()}
+    arms = [arm_of(run) for run in _longest(runs)]
+    pairs = sorted({arm.pair for arm in arms})
+    losses = {
+        (budget, pair): found
+        for budget in BUDGETS
+        for pair in pairs
+        if (found := median_losses([arm for arm in arms if arm.pair == pair], "evaluations", budget))
+    }
     rows = []
-    for label in sorted({label for label, _, _ in longest}):
+    for label in sorted({arm.label for arm in arms}):
         cells = []
         for column in losses.values():
             loss = column.get(label)
-            text = "" if loss is None else f"{loss:.0f}"
+            text = "" if loss is None else f"{loss / 1e3:.0f}"
             cells.append(f"**{text}**" if loss is not None and loss <= 1.05 * min(column.values()) else text)
         rows.append([f"`{title(label)}`", *cells])
     return ["evaluations, pair", *(f"{budget}, {pair}" for budget, pair in losses)], rows

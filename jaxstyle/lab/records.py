@@ -187,18 +187,19 @@ def loss_within(arm: Arm, clock: str, budget: float) -> float | None:
     return float(arm.rows[within[-1], 3])
 
 
+def median_losses(arms: Iterable[Arm], clock: str, budget: float) -> dict[str, float]:
+    """By label the loss that a budget brings the arms to, the median over those that went so far."""
+    losses: dict[str, list[float]] = {}
+    for arm in arms:
+        if (loss := loss_within(arm, clock, budget)) is not None:
+            losses.setdefault(arm.label, []).append(loss)
+    return {label: float(np.median(found)) for label, found in losses.items()}
+
+
 def by_budget(arms: Sequence[Arm]) -> dict[tuple[str, int], dict[str, float]]:
-    """Clock and budget -> label -> loss, the median over those of the arms, of one pair, that went so far."""
-    table: dict[tuple[str, int], dict[str, float]] = {}
-    for clock, budgets in BUDGETS.items():
-        for budget in budgets:
-            losses: dict[str, list[float]] = {}
-            for arm in arms:
-                if (loss := loss_within(arm, clock, budget)) is not None:
-                    losses.setdefault(arm.label, []).append(loss)
-            if losses:
-                table[clock, budget] = {label: float(np.median(found)) for label, found in losses.items()}
-    return table
+    """By clock and budget the `median_losses` of arms of one pair, where there are some."""
+    both = [(clock, budget) for clock, budgets in BUDGETS.items() for budget in budgets]
+    return {each: losses for each in both if (losses := median_losses(arms, *each))}
 
 
 class Rate(NamedTuple):

@@ -60,13 +60,11 @@ def _free_on_host(root: pathlib.Path = pathlib.Path("/")) -> Iterator[int]:
                 yield 1024 * int(line.split()[1])
     with contextlib.suppress(AttributeError, ValueError):  # nor has Windows this
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = root / "sys/fs/cgroup"
     for limit, used, statistics, cache in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is no limit
-            whole = int((root / "sys/fs/cgroup" / limit).read_text())
-            taken = int((root / "sys/fs/cgroup" / used).read_text())
-            facts = dict(
-                line.split() for line in (root / "sys/fs/cgroup" / statistics).read_text().splitlines()
-            )
+            whole, taken = (int((group / name).read_text()) for name in (limit, used))
+            facts = dict(line.split() for line in (group / statistics).read_text().splitlines())
             # The page cache counts as used, but the kernel gives it up when memory is asked for.
             yield whole - taken + sum(int(facts.get(name, 0)) for name in cache)
 
