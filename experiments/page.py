@@ -42,12 +42,16 @@ class Studio:
         self.estimates.cancel()
         self.queue.close()
 
-    def check(self, chosen: Any) -> Mapping[str, str]:
+    def chosen(self, data: bytes) -> Mapping[str, str]:
         """What a page has chosen, if it is that.
 
         Raises:
           UserError: it is not, or its pictures are none that the page was given.
         """
+        try:
+            chosen = json.loads(data)
+        except ValueError as error:
+            raise UserError(f"what was sent is no JSON: {error}") from error
         if not isinstance(chosen, dict):
             raise UserError("what is chosen must be names with their values")
         for name in ("content", "style"):
@@ -138,10 +142,10 @@ def _module(command: str) -> str:
     return f"{__package__}.{command}"
 
 
-Answer = Callable[[Studio, Request, bytes], Any]
+Answer = Callable[[Request, bytes], Any]
 
 
-def _route(studio: Studio, answer: Answer, limit: int = 2**16) -> Callable[[Request], Awaitable[Response]]:
+def _route(answer: Answer, limit: int = 2**16) -> Callable[[Request], Awaitable[Response]]:
     """What an answer gives as JSON, in a thread of its own; a user's mistake as one line with status 400.
 
     A body of more than `limit` bytes is not read to its end.
@@ -155,83 +159,38 @@ def _route(studio: Studio, answer: Answer, limit: int = 2**16) -> Callable[[Requ
                 text = f"has more than {limit >> 20} MiB" if limit >= 2**20 else "is too long"
                 return JSONResponse({"error": f"what was sent {text}"}, 413)
         try:
-            found = await run_in_threadpool(answer, studio, request, bytes(data))
+            found = await run_in_threadpool(answer, request, bytes(data))
         except UserError as error:
             return JSONResponse({"error": str(error)}, 400)
-        return found if isinstance(found, Response) else JSONResponse(found)
+        return found if isinstance(found, Response) else JSONResponse({} if found is None else found)
 
     return respond
 
 
-def _chosen(studio: Studio, data: bytes) -> Mapping[str, str]:
-    try:
-        return studio.check(json.loads(data))
-    except ValueError as error:
-        raise UserError(f"what was sent is no JSON: {error}") from error
-
-
-def _about(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
+def _about(studio: Studio) -> dict[str, Any]:
     samples = [{"path": name, "label": name.partition(":")[2]} for name in uploads.SAMPLES]
     return controls.page() | {"samples": samples, "folder": str(studio.folder), "bytes": uploads.MAX_BYTES}
 
 
-def _upload(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
-    kept = uploads.keep(studio.uploads, request.query_params.get("name", ""), data)
-    return kept._asdict()
-
-
-def _preview(studio: Studio, request: Request, _: bytes) -> Response:
-    name = request.query_params.get("picture", "")
+def _preview(studio: Studio, name: str) -> Response:
     if not uploads.known(name, studio.uploads):
         raise UserError(f"{name!r}: there is no such picture")
     kept = {"cache-control": "private, max-age=86400"}  # a picture's path changes with its bytes
     return Response(uploads.preview(name), media_type="image/jpeg", headers=kept)
 
 
-def _command(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
-    command = controls.command(_chosen(studio, data))
-    return {"command": command.line(str(studio.folder / studio.free_name(command)))}
-
-
-def _estimate(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
-    return {"estimates": studio.estimate(_chosen(studio, data))}
-
-
-def _paint(studio: Studio, request: Request, data: bytes) -> dict[str, Any]:
-    return {"name": studio.paint(controls.command(_chosen(studio, data)))}
-
-
-def _runs(studio: Studio, request: Request, _: bytes) -> list[dict[str, Any]]:
-    return studio.listed()
-
-
-def _run(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
-    return studio.described(request.path_params["name"])
-
-
-def _stop(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
-    studio.queue.stop(request.path_params["name"])
-    return {}
-
-
-def _go_on(studio: Studio, request: Request, _: bytes) -> dict[str, Any]:
-    studio.go_on(request.path_params["name"])
-    return {}
-
-
-def _picture(studio: Studio, request: Request, _: bytes) -> Response:
+def _picture(directory: pathlib.Path) -> Response:
     """The newest picture of a run or an arm, on its way or done."""
-    path = gallery.picture(gallery.find(studio.folder, request.path_params["name"]))
+    path = gallery.picture(directory)
     if path is None:
         raise UserError("there is no picture yet")
     return FileResponse(path, headers={"cache-control": "no-store"})
 
 
-def _download(studio: Studio, request: Request, _: bytes) -> Response:
+def _download(directory: pathlib.Path, name: str, suffix: str) -> Response:
     """The result of a run or an arm under its name, as a PNG that is the run's own, or written anew."""
-    name, suffix = request.path_params["name"], "." + request.path_params["suffix"]
-    directory = gallery.find(studio.folder, name)
-    path, saved = directory / "image.png", name.replace("/arms/", "-") + suffix
+    path, suffix = directory / "image.png", f".{suffix}"
+    saved = name.replace("/arms/", "-") + suffix
     if suffix == ".webp":
         return FileResponse(_there(directory / "animation.webp"), filename=saved)
     if suffix not in DOWNLOADS:
@@ -249,13 +208,12 @@ def _download(studio: Studio, request: Request, _: bytes) -> Response:
     return Response(found, media_type=kind, headers={"content-disposition": disposition})
 
 
-def _report(studio: Studio, request: Request, _: bytes) -> Response:
+def _report(directory: pathlib.Path) -> Response:
     """The page of a comparison, which has its own scripts, and may ask nothing."""
-    directory = gallery.find(studio.folder, request.path_params["name"])
     policy = (
         "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data: blob:; font-src data:; "
+        "script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
     )
-    policy += "script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'"
     return FileResponse(_there(directory / "report.html"), headers={"content-security-policy": policy})
 
 
@@ -268,30 +226,39 @@ def _there(path: pathlib.Path) -> pathlib.Path:
 def application(studio: Studio, hosts: Collection[str]) -> guard.Application:
     """The page for requests to one of the hosts, NAME:PORT."""
 
+    def find(request: Request) -> pathlib.Path:
+        return gallery.find(studio.folder, request.path_params["name"])
+
     def get(path: str, answer: Answer) -> Route:
-        return Route(path, _route(studio, answer), methods=["GET"])
+        return Route(path, _route(answer), methods=["GET"])
 
     def post(path: str, answer: Answer, **options: int) -> Route:
-        return Route(path, _route(studio, answer, **options), methods=["POST"])
+        return Route(path, _route(answer, **options), methods=["POST"])
 
-    return guard.guarded(
-        Starlette(
-            routes=[
-                get("/about", _about),
-                post("/uploads", _upload, limit=uploads.MAX_BYTES),
-                get("/preview", _preview),
-                post("/command", _command),
-                post("/estimate", _estimate),
-                post("/paint", _paint),
-                get("/runs", _runs),
-                get("/picture/{name:path}", _picture),
-                get("/download/{name:path}.{suffix}", _download),
-                get("/report/{name}", _report),
-                post("/stop/{name}", _stop),
-                post("/go-on/{name}", _go_on),
-                get("/runs/{name}", _run),
-                Mount("/", StaticFiles(directory=PAGE, html=True)),
-            ]
+    def upload(request: Request, data: bytes) -> dict[str, Any]:
+        return uploads.keep(studio.uploads, request.query_params.get("name", ""), data)._asdict()
+
+    def command(_: Request, data: bytes) -> dict[str, str]:
+        asked = controls.command(studio.chosen(data))
+        return {"command": asked.line(str(studio.folder / studio.free_name(asked)))}
+
+    routes = [
+        get("/about", lambda *_: _about(studio)),
+        post("/uploads", upload, limit=uploads.MAX_BYTES),
+        get("/preview", lambda request, _: _preview(studio, request.query_params.get("picture", ""))),
+        post("/command", command),
+        post("/estimate", lambda _, data: {"estimates": studio.estimate(studio.chosen(data))}),
+        post("/paint", lambda _, data: {"name": studio.paint(controls.command(studio.chosen(data)))}),
+        get("/runs", lambda *_: studio.listed()),
+        get("/picture/{name:path}", lambda request, _: _picture(find(request))),
+        get(
+            "/download/{name:path}.{suffix}",
+            lambda request, _: _download(find(request), **request.path_params),
         ),
-        hosts,
-    )
+        get("/report/{name}", lambda request, _: _report(find(request))),
+        post("/stop/{name}", lambda request, _: studio.queue.stop(request.path_params["name"])),
+        post("/go-on/{name}", lambda request, _: studio.go_on(request.path_params["name"])),
+        get("/runs/{name}", lambda request, _: studio.described(request.path_params["name"])),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
+    return guard.guarded(Starlette(routes=routes), hosts)
