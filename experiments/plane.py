@@ -119,8 +119,7 @@ def main() -> None:
             raise UserError(f"--{name}: the plane has its own, by {instead}")
     arms = list(dict.fromkeys(each for text in texts for each in parse_arm(text)))
     pairs = read_pairs("test", count, base)
-    shown = {"content": None, "style": None, "style_loss": None, "style_weight": None}
-    record = settings.record(base, **shown, arm=texts, test_pairs=count)
+    record = settings.record(base, **dict.fromkeys(OWN), arm=texts, test_pairs=count)
     directory = (
         workdir.find(launch.RUNS, "plane", record, CHANGEABLE) if where is None else pathlib.Path(where)
     )

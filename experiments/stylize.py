@@ -297,20 +297,9 @@ def stylize_all(
         )
 
 
-def terminal() -> Preview:
-    """Where --preview draws.
-
-    Raises:
-      UserError: there is no terminal that could show a picture, or there are several.
-    """
-    if processes.several():
-        raise UserError("--preview: draws in the terminal of one process; leave it out, or --processes")
-    return Preview()
-
-
 def main() -> None:
     given, where = settings.read(optimizer=_OPTIMIZER.value), _WORKDIR.value
-    preview = terminal() if _PREVIEW.value and not _DRY_RUN.value else None
+    preview = Preview() if _PREVIEW.value and not _DRY_RUN.value else None
     request = Request(_OUTPUT.value, _QUALITY.value, _DRY_RUN.value, preview, launch.conduct())
     cache, directory = Cache(launch.devices()), None if where is None else pathlib.Path(where)
     arm.parse_optimizer(given)

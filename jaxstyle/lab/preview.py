@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from jaxstyle.errors import UserError
+from jaxstyle.runs import processes
 
 #: Lines of the terminal that a picture leaves to what is said around it.
 REST = 3
@@ -22,10 +23,12 @@ class Preview:
     """A picture above the line of progress, each drawn over the one before.
 
     Raises:
-      UserError: textual-image is not installed, or there is no terminal that could show a picture.
+      UserError: textual-image is not installed, or there is no terminal that could show a picture, or several are.
     """
 
     def __init__(self):
+        if processes.several():
+            raise UserError("--preview: draws in the terminal of one process; leave it out, or --processes")
         if importlib.util.find_spec("textual_image") is None:
             raise UserError("--preview: needs textual-image; pip install 'jaxstyle[preview]' brings it")
         if not all(stream and stream.isatty() for stream in (sys.__stdin__, sys.__stdout__)):

@@ -172,14 +172,11 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
     return figure
 
 
-def _data_uri(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
 def _figure(image: bytes, name: str, *caption: str) -> str:
-    lines = "<br>".join(_text(line) for line in caption)
+    data, lines = base64.b64encode(image).decode(), "<br>".join(map(_text, caption))
     return (
-        f'<figure><img src="{_data_uri(image)}" alt="{_text(name)}"><figcaption>{lines}</figcaption></figure>'
+        f'<figure><img src="data:image/png;base64,{data}" alt="{_text(name)}">'
+        f"<figcaption>{lines}</figcaption></figure>"
     )
 
 

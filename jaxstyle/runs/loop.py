@@ -156,6 +156,10 @@ class Log:
         journal.write_manifest(self._directory, dict(self._manifest) | facts)
 
 
+#: Is told each step after its row, with its state and a function that gives the image made so far.
+Watch = Callable[[int, training.TransferState, Callable[[], np.ndarray]], None]
+
+
 class Walk(NamedTuple):
     """A run on its way: what it goes through, and who hears of each step."""
 
@@ -166,7 +170,7 @@ class Walk(NamedTuple):
     evaluations: float
     signals: Sequence[int]
     report: Callable[[np.ndarray], None]
-    watch: Callable[[int, training.TransferState, Callable[[], np.ndarray]], None]
+    watch: Watch
 
     def begin(self, number: int, state: training.TransferState | None) -> training.TransferState:
         """The state that a stage begins with, from the last of the stage before."""
@@ -217,9 +221,7 @@ def execute(
     *,
     save: Callable[[np.ndarray], None],
     report: Callable[[np.ndarray], None],
-    watch: Callable[
-        [int, training.TransferState, Callable[[], np.ndarray]], None
-    ] = lambda step, state, image: None,
+    watch: Watch = lambda step, state, image: None,
     checkpoint_seconds: float,
     evaluations: float = math.inf,
 ) -> Result:
@@ -231,7 +233,7 @@ def execute(
       stages: one or more, in order. A step that a stage begins at has the metrics of the stage before.
       save: writes an image [height, width, 3] as the result.
       report: is told each row of `COLUMNS` as it comes.
-      watch: is told each step after its row, with its state and a function that gives the image made so far.
+      watch: see `Watch`.
       checkpoint_seconds: see `Pace`.
       evaluations: of loss and gradient, with which a run of one stage ends though it has steps left.
 
