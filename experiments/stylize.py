@@ -8,6 +8,7 @@ A folder or a pattern such as 'photos/*.jpg' as --content makes a picture of eac
 
 import dataclasses
 import glob
+import math
 import os
 import pathlib
 import time
@@ -122,7 +123,8 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     state, _ = jax.block_until_ready(ready.step(problem, state))
     seconds = programs.seconds_of_evaluation(ready, problem, state)
     seconds *= pixels[-1] / pixels[tried]
-    steps, scales = posed.settings.steps, len(posed.shapes)
+    scales, wanted = len(posed.shapes), posed.settings.evaluations
+    least = min(posed.settings.steps + scales, wanted or math.inf)
     share = sum(height * width for height, width, _ in posed.shapes) / pixels[-1]
     free = memory.available(devices) / 2**30
     needed, strips = programs.needed_at_last(ready, rest, 0, here), posed.form.strips
@@ -137,8 +139,8 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     if strips > 1:
         print(f"strips: {strips}{', and feature maps are computed again' if posed.form.remat else ''}")
     print(f"memory: {told} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
-    print(f"evaluations: {steps + scales} at least; at {width}x{height} one takes {seconds:.2f} s")
-    seconds *= share * (steps / scales + 1)
+    print(f"evaluations: {least} at least; at {width}x{height} one takes {seconds:.2f} s")
+    seconds *= share * least / scales
     kept = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
     compiling *= scales - bool(kept)  # what was compiled here a run finds
     print(f"time: about {seconds:.0f} s, and {compiling:.0f} s to compile")

@@ -201,14 +201,16 @@ def pose(settings: Settings, cache: Cache) -> Task:
 def beginning_at(pixels: int, posed: Task, cache: Cache) -> Task:
     """The task with scales before its own, the first of so many pixels up to twice as many.
 
-    It is the same one where its first scale has fewer, and for the study's loss, which is of one size.
+    It is the same one where its first scale has fewer, and for the study's loss, which is of one size. Evaluations,
+    which a run of one size may be given, are not counted.
     """
     height, width, _ = posed.shapes[0]
     more = int(math.log2(max(height * width / pixels, 1)))
     if more == 0 or posed.settings.loss != "gatys":
         return posed
     scales, steps = more + posed.settings.scales, posed.settings.steps
-    return pose(dataclasses.replace(posed.settings, scales=scales, steps=max(scales, steps)), cache)
+    given = dataclasses.replace(posed.settings, scales=scales, steps=max(scales, steps), evaluations=None)
+    return pose(given, cache)
 
 
 def describe(sources: Sequence[inputs.Source]) -> dict[str, Any]:

@@ -550,11 +550,18 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
         assert words in output
 
 
-def test_a_dry_run_of_one_large_size_tries_a_small_one(folder, random_network, monkeypatch):
+def test_a_dry_run_counts_the_evaluations_with_which_a_run_ends(folder, stylize):
+    status, output, errors = stylize("--dry_run", "--evaluations=3", f"--workdir={folder / 'few'}")
+    assert status == 0, errors
+    assert "evaluations: 3 at least" in output
+
+
+@pytest.mark.parametrize("evaluations", [None, 5])
+def test_a_dry_run_of_one_large_size_tries_a_small_one(evaluations, folder, random_network, monkeypatch):
     """Of 8192 pixels at once a step takes minutes, and its memory may not be there."""
     monkeypatch.setattr(weights, "load", lambda name: weights.Weights(name, "vgg16", random_network, ""))
     photo, style = (flag.partition("=")[2] for flag in make_pictures(folder))
-    given = Settings(content=photo, style=[style], size="160", steps=1, scales=1)
+    given = Settings(content=photo, style=[style], size="160", steps=1, scales=1, evaluations=evaluations)
     posed = task.pose(given, cache := Cache())
     smaller = task.beginning_at(40 * 40, posed, cache)
     assert [shape[1] for shape in posed.shapes] == [160]
