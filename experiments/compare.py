@@ -133,12 +133,12 @@ def refresh(comparison: Comparison) -> None:
     names = [(label + each.suffix, label) for each in comparison.plan for label in comparison.optimizers]
     found = (records.read_arm(directory / "arms" / name, label) for name, label in names)
     arms = [each for each in found if each]
-    verdicts = judge(comparison.claims, comparison.against, arms) if comparison.claims else []
+    path, verdicts = directory / "claims.json", []
     if comparison.claims:
-        text = json.dumps(verdicts, indent=2)
-        files.write_atomically(directory / "claims.json", text.encode() + b"\n")
+        verdicts = judge(comparison.claims, comparison.against, arms)
+        files.write_atomically(path, json.dumps(verdicts, indent=2).encode() + b"\n")
     else:
-        (directory / "claims.json").unlink(missing_ok=True)  # of arms and claims of before
+        path.unlink(missing_ok=True)  # of arms and claims of before
     report.write(directory, arms, verdicts, comparison.record)
 
 

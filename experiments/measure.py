@@ -114,10 +114,8 @@ def main() -> None:
         )
     by = yardstick.load()
     for each in found:
-        if each.is_dir():
-            row = yardstick.measure(each / "image.png", recorded(each), by, cache)
-        else:
-            row = yardstick.measure(each, given, by, cache)
+        picture, of = (each / "image.png", recorded(each)) if each.is_dir() else (each, given)
+        row = yardstick.measure(picture, of, by, cache)
         print(json.dumps({"result": str(each), **row}), flush=True)
 
 

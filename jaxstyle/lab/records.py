@@ -1,7 +1,6 @@
 """What comparisons and sweeps have recorded: reading it back, and tables of it."""
 
 import functools
-import json
 import math
 import pathlib
 import re
@@ -51,7 +50,7 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
     """The run in a directory, or None if it has recorded no row or is damaged; `rows` are of `journal.COLUMNS`."""
     picture = directory / "image.png"
     try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        manifest = journal.read_manifest(directory)
         status = manifest["status"]
         ended = status in ("finished", "diverged") and picture.exists()
         return Arm(
@@ -65,7 +64,7 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
             picture.read_bytes() if ended else None,
             _keep(workdir.flags_of(directory)),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -10,8 +10,8 @@ from jaxstyle.errors import UserError
 from jaxstyle.lab import records
 from jaxstyle.runs import journal, workdir
 
-#: Points of a curve.
-POINTS = 300
+#: Columns and points of a curve.
+COLUMNS, POINTS = ("step", "evaluations", "seconds", "total"), 300
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -94,14 +94,14 @@ def _curve(path: pathlib.Path, _: int) -> dict[str, list[float]]:
     rows = rows[np.isfinite(rows[:, 3])]
     kept = rows[np.unique(np.linspace(0, len(rows) - 1, POINTS).round().astype(int))] if len(rows) else rows
     columns = dict(zip(journal.COLUMNS, kept.T.tolist(), strict=True))
-    return {name: columns[name] for name in ("step", "evaluations", "seconds", "total")}
+    return {name: columns[name] for name in COLUMNS}
 
 
 def curve(directory: pathlib.Path) -> dict[str, list[float]]:
-    """Step, evaluations, seconds and loss of a run so far, thinned out to `POINTS`."""
+    """The `COLUMNS` of a run so far, thinned out to `POINTS`."""
     path = directory / "metrics.csv"
     if not path.is_file():
-        return {"step": [], "evaluations": [], "seconds": [], "total": []}
+        return {name: [] for name in COLUMNS}
     return _curve(path, path.stat().st_mtime_ns)
 
 
