@@ -160,7 +160,7 @@ def complete(
     posed: Task, optimizer: str, directory: pathlib.Path, cache: Cache, conduct: launch.Conduct
 ) -> bool:
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
-    posed = _with(posed, optimizer)
+    posed = _with_optimizer(posed, optimizer)
     with workdir.claimed(directory):
         if _begin(posed, directory, conduct.overwrite) in _ENDED:
             return False
@@ -182,7 +182,7 @@ def job(
     posed: Task, optimizer: str, directory: pathlib.Path, conduct: launch.Conduct
 ) -> Callable[[], None] | None:
     """What completes one arm in another process, or None if it has ended. The arm is begun."""
-    posed = _with(posed, optimizer)
+    posed = _with_optimizer(posed, optimizer)
     with workdir.claimed(directory):
         ended = _begin(posed, directory, conduct.overwrite) in _ENDED
     own = conduct._replace(overwrite=False)
@@ -197,7 +197,7 @@ def _work(given: Settings, directory: pathlib.Path, conduct: launch.Conduct) -> 
 _ENDED = ("finished", "diverged")
 
 
-def _with(posed: Task, optimizer: str) -> Task:
+def _with_optimizer(posed: Task, optimizer: str) -> Task:
     return posed._replace(settings=dataclasses.replace(posed.settings, optimizer=optimizer))
 
 

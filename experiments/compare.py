@@ -67,7 +67,7 @@ flags.adopt_module_key_flags(cluster)
 CHANGEABLE = ("optimizer", "seeds", "pair", "claims", "against", "prefix_of")
 
 
-class Setting(NamedTuple):
+class Case(NamedTuple):
     """What all arms have in common, and what it adds to their names; the first of a comparison adds nothing."""
 
     suffix: str
@@ -82,7 +82,7 @@ class Comparison(NamedTuple):
     """
 
     directory: pathlib.Path
-    plan: list[Setting]
+    plan: list[Case]
     optimizers: dict[str, str]
     claims: str | None
     against: str | None
@@ -91,7 +91,7 @@ class Comparison(NamedTuple):
     pictures: Mapping[str, Any]
 
 
-def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
+def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Case]:
     """All pairs of the first seed, then those of the next. Without pairs, the pictures of `base`.
 
     Raises:
@@ -101,7 +101,7 @@ def plan(base: Settings, pairs: Sequence[str], seeds: int) -> list[Setting]:
         raise UserError(f"--seeds={seeds}: --seed={base.seed} leaves {2**32 - base.seed} seeds below 2**32")
     found = of_article(pairs) or [("", base.content, base.style)]
     return [
-        Setting(
+        Case(
             ("" if i == 0 else f"-{name}") + (f"-seed{seed}" if seed > base.seed else ""),
             dataclasses.replace(base, content=content, style=style, seed=seed),
         )

@@ -72,7 +72,6 @@ flags.adopt_module_key_flags(settings)
 #: Flags that are not recorded and may name any path.
 _PATHS = ("workdir", "output", "compilation_cache")
 
-
 #: The variables as this process was given them, with which others are started.
 ENVIRONMENT = dict(os.environ)
 

@@ -49,7 +49,6 @@ OF_PICTURES = (
 for _name in (*OF_PICTURES, "compilation_cache"):
     flags.declare_key_flag(_name)
 
-
 #: Files of folders that commands have written and that hold no picture.
 _OF_NO_PICTURE = ("sweep.csv", "tables.md", "plane.png")
 

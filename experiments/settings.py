@@ -28,12 +28,6 @@ from jaxstyle.losses.terms import TOTALS
 from jaxstyle.network import convolution
 
 
-def path(text: str) -> str:
-    """A path as it is, or as a percent-encoded `file:` URI, which may stand for any name in one line."""
-    kind, colon, name = text.partition(":")
-    return os.fsdecode(urllib.parse.unquote_to_bytes(name)) if kind + colon == "file:" else text
-
-
 class AutoParser(flags.IntegerParser):
     """A whole number, or `auto`, which is None."""
 
@@ -42,10 +36,11 @@ class AutoParser(flags.IntegerParser):
 
 
 class PathParser(flags.ArgumentParser):
-    """See `path`."""
+    """A path as it is, or as a percent-encoded `file:` URI, which may stand for any name in one line."""
 
     def parse(self, argument: str) -> str:
-        return path(argument)
+        name = argument.removeprefix("file:")
+        return argument if name == argument else os.fsdecode(urllib.parse.unquote_to_bytes(name))
 
 
 def _serialize_path(value: str) -> str:

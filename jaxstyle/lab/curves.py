@@ -67,8 +67,8 @@ class Curve(NamedTuple):
 
     def first(self, rows: int) -> "Curve":
         """Its first rows."""
-        seen = {name: getattr(self, name)[:rows] for name in ("evaluations", "seconds", "total")}
-        return self._replace(**seen)
+        columns = ("evaluations", "seconds", "total")
+        return self._replace(**{name: getattr(self, name)[:rows] for name in columns})
 
 
 Curves = Mapping[str, Curve]

@@ -24,7 +24,6 @@ from jaxstyle.runs import journal
 #: Column of a run's rows -> what an axis calls it.
 CLOCKS = {0: "step", 1: "evaluations", 2: "seconds"}
 
-
 #: Optimizers that have the same colour in every figure; a dark one and a light one of each of Matplotlib's twenty.
 _COLOURS = (
     *("lbfgs", "lbfgs@fourier", "gd", "gd@fourier", "adagrad", "adagrad@fourier", "rmsprop", "nonlinear-cg"),

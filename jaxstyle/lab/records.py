@@ -166,7 +166,6 @@ SUMMARY = (
     *("best_step", "best_total", "best_content", "best_style", "best_tv"),
 )
 
-
 #: Of what a budget is, by the names of `journal.COLUMNS`.
 BUDGETS = {"evaluations": (50, 100, 500, 1000), "seconds": (10, 30, 100, 300)}
 

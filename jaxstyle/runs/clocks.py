@@ -11,7 +11,6 @@ from jaxstyle.runs import processes
 #: A checkpoint is due no sooner than so many times what writing the last one took: 2.5 % of the time.
 REST = 40
 
-
 #: Parts of a call's time, and seconds at most, that the process rests after it. XLA frees what a call held in between
 #: some time after its results are there; the next call, begun before, takes as much memory beside it.
 LET_GO, LONGEST = 1 / 200, 0.002
