@@ -16,7 +16,6 @@ import os
 import pathlib
 import runpy
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection
+import types
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -58,26 +58,28 @@ class Process:
         module: str,
         *arguments: str,
         cwd: pathlib.Path = ROOT,
+        stdout: IO[str] | None = None,
         stderr: IO[str] | int | None = None,
         start_new_session: bool = False,
         cores: Collection[int] = (),
         **environment: str,
     ):
-        """`cores` are those that it may use, by default all."""
+        """`stdout` is by default a pipe; `cores` are those that it may use, by default all."""
         order, orders = os.pipe()
         self._ends, ended = os.pipe()
-        output, out = os.pipe()
-        self.stdout, self.stderr = open(output), stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
+        output, out = (None, os.dup(stdout.fileno())) if stdout else os.pipe()
+        self.stdout = stdout or open(output)  # noqa: SIM115
+        self.stderr = stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
         if stderr == subprocess.STDOUT:
             self.stderr = None
-        socket.send_fds(
-            _server()[0], [b"!"], [order, ended, out, self.stderr.fileno() if self.stderr else out]
-        )
+        socket.send_fds(_server(), [b"!"], [order, ended, out, self.stderr.fileno() if self.stderr else out])
         for mine in (order, ended, out):
             os.close(mine)
         with open(orders, "w") as stream:
             variables = dict(os.environ) | environment
-            json.dump(([module, *arguments], str(cwd), variables, start_new_session, [*cores]), stream)
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            how = start_new_session, [*cores], [*blocked]
+            json.dump(([module, *arguments], str(cwd), variables, *how), stream)
         self.pid = int(os.read(self._ends, 16))
         self.returncode: int | None = None
         self._looking = threading.Lock()
@@ -139,9 +141,16 @@ def run(module: str, *arguments: str, check: bool = False, **how: Any) -> subpro
     return subprocess.CompletedProcess([module, *arguments], process.returncode, output, errors)
 
 
+def popen(arguments: Sequence[str], env: Mapping[str, str], **how: Any) -> Process:
+    """A fork in place of a Python that submitit would start, to which it is what `subprocess.Popen` returns."""
+    module, folder = arguments[-2:]
+    files = {name: how.get(name) or getattr(sys, name) for name in ("stdout", "stderr")}
+    return Process(module, folder, cwd=pathlib.Path.cwd(), cores=os.sched_getaffinity(0), **files, **env)
+
+
 @functools.cache
-def _server() -> tuple[socket.socket, subprocess.Popen]:
-    """The process that forks, which ends with this one, and the way to it."""
+def _server() -> socket.socket:
+    """The way to the process that forks, which ends with this one."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
@@ -154,11 +163,26 @@ def _server() -> tuple[socket.socket, subprocess.Popen]:
         )
     atexit.register(process.wait)
     atexit.register(ours.close)
-    return ours, process
+    return ours
 
 
-def _await_order(orders: socket.socket) -> list[str]:
-    """Forks at each order; the arguments are returned in the fork, which is to run them."""
+def _fork_server() -> socket.socket | None:
+    """Has jobs that this process starts be forks too, in its session; its orders are returned in what forks them."""
+    from submitit.local import local
+
+    global _server
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        ours.close()
+        return theirs
+    theirs.close()
+    _server = lambda: ours  # noqa: E731
+    local.subprocess = types.SimpleNamespace(Popen=popen)
+    return None
+
+
+def _import_all() -> None:
+    """Imports what commands have in common, and has the first be done that takes longer in a process."""
     from PIL import Image
 
     from experiments import arm, cluster, task, yardstick  # noqa: F401 - what commands have in common
@@ -168,6 +192,11 @@ def _await_order(orders: socket.socket) -> list[str]:
     figures.png(figures.terms(np.ones((2, 7))))  # the first of a process takes four times as long
     gc.collect()
     gc.freeze()  # or each command would look through all that, and copy it, when it ends
+
+
+def _await_order(orders: socket.socket) -> list[str]:
+    """Forks at each order; the arguments are returned in the fork, which is to run them."""
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for what is forked
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who waits for a command waits for itself
     while True:
         said, ends, *_ = socket.recv_fds(orders, 1, 4)
@@ -181,7 +210,7 @@ def _await_order(orders: socket.socket) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     order, ended, out, err = ends
     with open(order) as stream:
-        arguments, folder, environment, of_its_own, cores = json.load(stream)
+        arguments, folder, environment, of_its_own, cores, blocked = json.load(stream)
     if child := os.fork():
         os.close(out)
         os.close(err)
@@ -189,6 +218,8 @@ def _await_order(orders: socket.socket) -> list[str]:
         os.write(ended, f"{os.waitpid(child, 0)[1]:16}".encode())
         os._exit(0)
     os.close(ended)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    signal.signal(signal.SIGINT, heard)
     if of_its_own:
         os.setsid()
     if cores:
@@ -222,20 +253,6 @@ def network() -> vgg.Network:
     return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
 
 
-def _python() -> str:
-    """A Python for the jobs that a command starts, in which they are as narrow as the command."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    script = pathlib.Path(folder, "python")
-    job = "-u -m submitit.core._submit"
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in\n"{job} "*) shift 2; exec {sys.executable} -u {__file__} "$@";;\n'
-        f'*) exec {sys.executable} "$@";;\nesac\n'
-    )
-    script.chmod(0o755)
-    return str(script)
-
-
 if __name__ == "__main__":
     load = weights.load
     weights.load = lambda name: (
@@ -244,8 +261,10 @@ if __name__ == "__main__":
     weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]
     if forked := sys.argv[0].isdecimal():
+        _import_all()
         sys.argv = _await_order(socket.socket(fileno=int(sys.argv[0])))
-    sys.executable = _python()
+    while {"--launcher=local", "submitit.local._local"} & {*sys.argv} and (orders := _fork_server()):
+        sys.argv = _await_order(orders)
     try:
         if sys.argv[0] == "-c":
             exec(sys.argv.pop(1), {"__name__": "__main__"})

@@ -5,16 +5,15 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+import types
 
 import narrow
 import numpy as np
 import pytest
 import submitit
-from narrow import ROOT
 from PIL import Image
+from submitit.local import local
 
 from experiments import cluster, launch
 from jaxstyle.errors import UserError
@@ -153,7 +152,7 @@ def test_a_job_of_slurms_that_is_taken_from_its_node_begins_again_and_one_that_i
     tmp_path, monkeypatch
 ):
     """Of a cluster's own signals, with submitit's executor of this machine in its place."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setattr(local, "subprocess", types.SimpleNamespace(Popen=narrow.popen))
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
     job = cluster.Job(functools.partial(thrice, tmp_path / "calls"), "slurm", RUNTIME)
@@ -171,7 +170,7 @@ with workdir.claimed(pathlib.Path({str(tmp_path)!r})):
     print(flush=True)
     time.sleep(1)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
+    with narrow.Process("-c", code) as other:
         other.stdout.readline()
 
         def claim():
