@@ -182,16 +182,20 @@ def _fork_server() -> socket.socket | None:
 
 
 def _import_all() -> None:
-    """Imports what commands have in common, and has the first be done that takes longer in a process."""
+    """Imports what commands have in common, and does once what takes longer the first time."""
+    from jaxlib.mlir.dialects import mhlo  # noqa: F401 - with what is lowered first
     from PIL import Image
 
-    from experiments import arm, cluster, task, yardstick  # noqa: F401 - what commands have in common
-    from jaxstyle.lab import figures, report, study_report  # noqa: F401
+    from experiments import arm, cluster, task, yardstick  # noqa: F401
+    from jaxstyle.lab import article, figures, records, report, study_report  # noqa: F401
 
     Image.init()
-    figures.png(figures.terms(np.ones((2, 7))))  # the first of a process takes four times as long
+    drawn = records.Arm("", "adam", "", 0, "finished", {"pictures": {}}, np.ones((2, 7)), None)
+    figures.png(figures.terms(drawn.rows))
+    report.page("", [drawn], [], "")
     gc.collect()
     gc.freeze()  # or each command would look through all that, and copy it, when it ends
+    gc.set_threshold(50_000, 20, 50)  # as in the process of the tests
 
 
 def _await_order(orders: socket.socket) -> list[str]:
