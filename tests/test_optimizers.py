@@ -27,8 +27,9 @@ START = jnp.full_like(GOAL, 30.0)
 
 
 def quadratic(image):
-    value, gradient = jax.value_and_grad(lambda x: 0.5 * jnp.sum(SCALES * (x - GOAL) ** 2))(image)
-    return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
+    away = image - GOAL
+    value = 0.5 * jnp.sum(SCALES * away**2)
+    return Evaluation(value, Terms(value, 0 * value, 0 * value), SCALES * away)
 
 
 def half_square(image):
@@ -48,12 +49,12 @@ def visiting(evaluate):
     return Visit(lambda image: Iterate(image, evaluate(image)))
 
 
-def minimise(text, evaluate, image, steps, loss="gatys"):
-    """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
-    spec = catalogue.parse(text, loss)
+@functools.cache
+def counting(text, evaluate):
+    """An optimizer's start, its step, compiled once, and a list that grows by one at each evaluation of that."""
+    spec = catalogue.parse(text)
     optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
-    calls = []
-    evaluate = jax.jit(evaluate)
+    calls, evaluate = [], jax.jit(evaluate)
 
     def counted(image):
         if spec.name in catalogue.ON_HOST:
@@ -62,11 +63,17 @@ def minimise(text, evaluate, image, steps, loss="gatys"):
             jax.debug.callback(lambda: calls.append(1))
         return Iterate(image, evaluate(image))
 
+    step = functools.partial(optimizer.step, Visit(counted))
+    return optimizer.init, step if spec.name in catalogue.ON_HOST else jax.jit(step), calls
+
+
+def minimise(text, evaluate, image, steps):
+    """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
+    init, step, calls = counting(text, evaluate)
+    evaluate = jax.jit(evaluate)
     iterate = Iterate(image, evaluate(image))
-    state = optimizer.init(iterate)
-    step = lambda iterate, state: optimizer.step(Visit(counted), iterate, state)  # noqa: E731
-    if spec.name not in catalogue.ON_HOST:
-        step = jax.jit(step)
+    state = init(iterate)
+    calls.clear()
     totals, evaluations = [float(iterate.evaluation.total)], 0
     for _ in range(steps):
         iterate, state, count, converged = step(iterate, state)
@@ -563,8 +570,9 @@ def test_iterates_that_are_clipped_find_the_minimum_of_their_range(text):
 
 def scale_free(form, problem, image):
     """A quadratic of images of any size."""
-    value, gradient = jax.value_and_grad(lambda x: 0.5 * jnp.mean((x - 100.0) ** 2))(image)
-    return Evaluation(value, Terms(value, 0 * value, 0 * value), gradient)
+    away = image - 100.0
+    value = 0.5 * jnp.mean(away**2)
+    return Evaluation(value, Terms(value, 0 * value, 0 * value), away / image.size)
 
 
 def begin_by_the_step(program, values):
