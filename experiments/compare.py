@@ -175,12 +175,13 @@ def compare(
     )
     if not processes.first((directory / "report.html").exists):
         refresh(comparison)
-    pace = clocks.Pace(1.0)
+    pace, fresh = clocks.Pace(1.0), False
 
     def ended(name: str) -> None:
+        nonlocal fresh
         found = records.read_arm(directory / "arms" / name, name)
         print(arm.told(name, found.status, found.rows), flush=True)
-        pace.keep(functools.partial(refresh, comparison))
+        fresh = pace.keep(functools.partial(refresh, comparison))
 
     try:
         for suffix, given in comparison.plan:
@@ -195,13 +196,14 @@ def compare(
                     continue
                 elif not arm.complete(posed, text, own, cache, conduct):
                     continue
-                pace.keep(functools.partial(refresh, comparison))
+                fresh = pace.keep(functools.partial(refresh, comparison))
         waiting = {name: job for name, job in jobs.items() if job}
         failure = cluster.run(launcher, directory, waiting, ended) if launcher else None
     except Interrupted:
         refresh(comparison)
         raise
-    refresh(comparison)
+    if failure or not fresh:  # of what the last that ended has left
+        refresh(comparison)
     if failure:
         raise UserError(failure)
 

@@ -359,7 +359,8 @@ def kept(pace_of, costs, steps):
 
     for _ in range(steps):
         time[0] += 1
-        pace.keep(write)
+        before = len(found)
+        assert pace.keep(write) == (len(found) > before)
     return found
 
 

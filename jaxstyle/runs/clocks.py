@@ -44,11 +44,12 @@ class Pace:
         self._seconds, self._now = seconds, now
         self._written, self._cost = now(), 0.0
 
-    def keep(self, write: Callable[[], None]) -> None:
-        """Calls `write` if it is time; to be asked after each step."""
+    def keep(self, write: Callable[[], None]) -> bool:
+        """Calls `write` if it is time, and tells whether it did; to be asked after each step."""
         begun = self._now()
         if self._seconds and begun - self._written <= max(self._seconds, REST * self._cost):
-            return
+            return False
         write()
         self._written = self._now()
         self._cost = self._written - begun
+        return True
