@@ -24,13 +24,15 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Collection, Mapping, Sequence
-from typing import IO, Any, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from jaxstyle.network import vgg, weights
 from jaxstyle.quality import photo
+
+Value = TypeVar("Value")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -109,6 +111,15 @@ class Process:
             if left <= 0:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
 
+    def until(self, condition: Callable[[], Value], timeout: float = 120) -> Value:
+        """What a condition comes to once it holds, before which this process is not to end."""
+        end = time.monotonic() + timeout
+        while not (found := condition()):
+            assert self.poll() is None, self.communicate()
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.01)
+        return found
+
     def communicate(self, timeout: float = 240) -> tuple[str, str]:
         """Standard output and error, once it has ended; it is killed if that takes longer."""
         timer = threading.Timer(timeout, self.kill)
@@ -139,6 +150,13 @@ def run(module: str, *arguments: str, check: bool = False, **how: Any) -> subpro
     output, errors = process.communicate()
     assert not (check and process.returncode), errors
     return subprocess.CompletedProcess([module, *arguments], process.returncode, output, errors)
+
+
+def refused(module: str, *arguments: str, **how: Any) -> str:
+    """The line that is all that a command says which ends with status 2."""
+    done = run(module, *arguments, **how)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    return done.stderr
 
 
 def popen(arguments: Sequence[str], env: Mapping[str, str], **how: Any) -> Process:

@@ -61,11 +61,7 @@ def test_jobs_that_were_stopped_end_as_one_process_with_as_many_cores(flags, tmp
     jobs = (*flags, "--launcher=local", f"--workdir={there}")
     # A terminal's Ctrl-C is for all processes of a group.
     with narrow.Process("experiments.compare", *jobs, start_new_session=True) as process:
-        deadline = time.monotonic() + 120
-        while not (there / "arms/adam/snapshots/000100.png").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        process.until((there / "arms/adam/snapshots/000100.png").exists)
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate()
     assert process.returncode == 130, errors
@@ -101,12 +97,8 @@ def test_an_arm_that_is_killed_is_told_with_its_log_and_stops_no_other(flags, tm
     flags = (*flags, "--optimizer=adam", "--optimizer=lbfgs", "--launcher=local", f"--workdir={tmp_path}")
     with narrow.Process("experiments.compare", *flags, "--steps=20") as process:
         lock = tmp_path / "arms/adam" / workdir.LOCK
-        while (holder := held_by(lock)) in (
-            None,
-            process.pid,
-        ):  # which has it while it looks what there is to do
-            assert process.poll() is None
-            time.sleep(0.01)
+        # The command itself has it while it looks what there is to do.
+        holder = process.until(lambda: (found := held_by(lock)) != process.pid and found)
         os.kill(holder, signal.SIGKILL)
         _, errors = process.communicate()
     assert process.returncode == 2, errors

@@ -15,9 +15,8 @@ def refusal(path):
     (command,) = re.findall(
         r"^# Command: python -m experiments\.(\w+) --flagfile=", path.read_text("utf-8"), re.M
     )
-    done = narrow.run(f"experiments.{command}", f"--flagfile={path}", "word")
-    assert done.returncode == 2
-    return done.stderr.removeprefix(f"{command}: ")
+    told = narrow.refused(f"experiments.{command}", f"--flagfile={path}", "word")
+    return told.removeprefix(f"{command}: ")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -6,7 +6,6 @@ The devices are four virtual ones of this CPU, in a process of their own: JAX ha
 import json
 import os
 import signal
-import time
 
 import narrow
 import numpy as np
@@ -158,8 +157,7 @@ def start(folder, devices, *more, **environment):
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     """And with 51 rows, which do not divide: a checkpoint has the state as one device would."""
     process = start(tmp_path, 4, "--checkpoint_seconds=0")
-    while not (tmp_path / "metrics.csv").exists() and process.poll() is None:
-        time.sleep(0.05)
+    process.until((tmp_path / "metrics.csv").exists)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, errors

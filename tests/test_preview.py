@@ -144,9 +144,8 @@ def test_a_terminal_that_shows_nothing_is_refused(code, environment, said):
 
 
 def test_a_pipe_is_no_terminal_and_has_nothing_but_what_is_said(tmp_path):
-    done = narrow.run("experiments.stylize", *SMALL, "--preview", f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 2
-    assert done.stderr == (
+    told = narrow.refused("experiments.stylize", *SMALL, "--preview", f"--workdir={tmp_path / 'run'}")
+    assert told == (
         "stylize: --preview: draws in a terminal, and input or output is none; --save_every keeps pictures on the "
         "way\n"
     )

@@ -113,11 +113,8 @@ def test_a_process_that_finds_no_coordinator_names_its_address(monkeypatch):
 
 
 def test_a_command_for_one_refuses_several():
-    done = narrow.run("experiments.sweep", "--coordinator=here:1", "--processes=2", "--process=1")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "sweep: --processes=2: is for stylize and compare; with 1 each is alone\n",
-    )
+    told = narrow.refused("experiments.sweep", "--coordinator=here:1", "--processes=2", "--process=1")
+    assert told == "sweep: --processes=2: is for stylize and compare; with 1 each is alone\n"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import collections
 import csv
 import signal
-import time
 
 import narrow
 import numpy as np
@@ -84,8 +83,7 @@ def test_what_a_killed_process_had_half_written_is_left_out(tmp_path):
 def test_an_interrupted_run_has_the_points_of_its_metrics(tmp_path):
     arguments = (*SMALL, "--steps=300", "--scales=1", "--optimizer=adam", f"--workdir={tmp_path}")
     with narrow.Process("experiments.stylize", *arguments, "--checkpoint_seconds=0") as running:
-        while running.poll() is None and not (tmp_path / "metrics.csv").exists():
-            time.sleep(0.02)
+        running.until((tmp_path / "metrics.csv").exists)
         running.send_signal(signal.SIGTERM)
     assert running.returncode == 143
     again = narrow.run("experiments.stylize", *arguments)
@@ -130,8 +128,7 @@ def test_the_event_files_of_a_sweep_grow_with_it_and_have_no_step_twice(tmp_path
     flags = "--learning_rates=1,2,1e30", "--chunk=2", "--steps=200", f"--workdir={tmp_path}"
     with narrow.Process("experiments.sweep", *SMALL, *flags, "--checkpoint_seconds=0") as running:
         lane = tmp_path / "tensorboard" / "adam-2.0"
-        while running.poll() is None and len(read(lane).get("loss/total", ())) < 5:
-            time.sleep(0.02)
+        running.until(lambda: len(read(lane).get("loss/total", ())) >= 5)
         running.send_signal(signal.SIGTERM)
     assert running.returncode == 143
     assert 5 <= len(read(lane)["loss/total"]) < 200

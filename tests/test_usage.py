@@ -65,6 +65,5 @@ def test_the_help_of_a_command_lists_each_flag_that_it_speaks_of(path):
 
 @pytest.mark.parametrize("typed", ["style_wieght", "style-weight", "stile_weight"])
 def test_a_misspelt_flag_suggests_the_near_one(typed):
-    done = run("stylize", f"--{typed}=3")
-    assert done.returncode == 2
-    assert done.stderr == f"stylize: Unknown command line flag {typed!r}. Did you mean: style_weight ?\n"
+    told = narrow.refused("experiments.stylize", f"--{typed}=3")
+    assert told == f"stylize: Unknown command line flag {typed!r}. Did you mean: style_weight ?\n"
