@@ -159,6 +159,17 @@ def refused(module: str, *arguments: str, **how: Any) -> str:
     return done.stderr
 
 
+def holding(directory: pathlib.Path, seconds: float) -> Process:
+    """A process that holds a run's directory for so long, from before it is returned."""
+    code = (
+        "import pathlib, time; from jaxstyle.runs import workdir\n"
+        f"with workdir.claimed(pathlib.Path({str(directory)!r})): print(flush=True); time.sleep({seconds})"
+    )
+    process = Process("-c", code)
+    process.stdout.readline()
+    return process
+
+
 def popen(arguments: Sequence[str], env: Mapping[str, str], **how: Any) -> Process:
     """A fork in place of a Python that submitit would start, to which it is what `subprocess.Popen` returns."""
     module, folder = arguments[-2:]

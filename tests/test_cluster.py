@@ -155,15 +155,7 @@ def test_a_job_of_slurms_that_is_taken_from_its_node_begins_again_and_one_that_i
 
 def test_a_folder_that_another_process_holds_is_waited_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "WAIT", 0.5)
-    code = f"""
-import pathlib, time
-from jaxstyle.runs import workdir
-with workdir.claimed(pathlib.Path({str(tmp_path)!r})):
-    print(flush=True)
-    time.sleep(1)
-"""
-    with narrow.Process("-c", code) as other:
-        other.stdout.readline()
+    with narrow.holding(tmp_path, 1) as other:
 
         def claim():
             with workdir.claimed(tmp_path):

@@ -5,12 +5,12 @@ import functools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 
 import jax
 import jax.numpy as jnp
+import narrow
 import numpy as np
 import pytest
 from kill import leftovers, results
@@ -411,18 +411,7 @@ def test_a_start_without_a_finite_loss_has_diverged(tmp_path, program, execute):
 
 
 def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
-    code = (
-        "import pathlib, sys; from jaxstyle.runs import workdir\n"
-        f"with workdir.claimed(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=os.path.dirname(os.path.dirname(__file__)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        holder.stdout.readline()
+    with narrow.holding(tmp_path, 60) as holder:
         with (
             pytest.raises(UserError, match=f"process {holder.pid} on .* is writing there"),
             workdir.claimed(tmp_path),
