@@ -77,7 +77,7 @@ def photos(content: str) -> list[str]:
 
 
 def check_output(output: str, given: Settings, found: Sequence[str]) -> None:
-    """Tells early that --output cannot be written, or is a file that the picture is to be made of.
+    """Tells early that --output cannot be written, or is a file that the picture is to be made of, or of a run.
 
     Raises:
       UserError: it is so.
@@ -88,6 +88,9 @@ def check_output(output: str, given: Settings, found: Sequence[str]) -> None:
             raise UserError(
                 f"--output={output}: is {path!r}, which the picture is made of; take another name"
             )
+    folder, name = os.path.split(output)
+    if name in workdir.FILES and os.path.exists(os.path.join(folder, "run.flags")):
+        raise UserError(f"--output={output}: is the {name} of a run; take another name")
 
 
 class Request(NamedTuple):

@@ -40,10 +40,10 @@ preview.show(green)
 """
 
 
-def in_terminal(arguments, answers, **environment):
+def in_terminal(arguments, answers, lines=LINES, **environment):
     """Exit status of a process in a terminal, and all that it sent there."""
     ours, theirs = pty.openpty()
-    size = struct.pack("HHHH", LINES, COLUMNS, COLUMNS * CELL[0], LINES * CELL[1])
+    size = struct.pack("HHHH", lines, COLUMNS, COLUMNS * CELL[0], lines * CELL[1])
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
     given = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": str(narrow.ROOT)} | environment
     process = subprocess.Popen(
@@ -129,6 +129,7 @@ def test_another_terminal_is_sent_half_blocks():
 @pytest.mark.parametrize(
     ("code", "environment", "said"),
     [
+        (SHOWN, {"lines": 0}, "--preview: the terminal tells no size; stty rows 24 columns 80 gives it one"),
         (SHOWN, {"TERM": "dumb"}, "--preview: a terminal of TERM=dumb shows neither pictures nor colours"),
         (
             f"import sys; sys.modules['textual_image'] = None{SHOWN}",
@@ -141,6 +142,7 @@ def test_a_terminal_that_shows_nothing_is_refused(code, environment, said):
     status, sent = in_terminal(["-c", code], PLAIN, **environment)
     assert status == 1
     assert said in sent
+    assert "\x1b" not in sent  # nor is it asked what it shows
 
 
 def test_a_pipe_is_no_terminal_and_has_nothing_but_what_is_said(tmp_path):

@@ -90,6 +90,9 @@ def test_a_picture_is_captioned_with_the_loss_of_the_iterate_that_it_is(arms):
     assert records.image_loss(arm) == f"loss {arm.rows[2, 3]:.4g}"
     assert records.image_loss(arm._replace(keep="best")) == f"loss {arm.rows[1, 3]:.4g} at step 9"
     assert "loss" not in records.image_loss(arm._replace(keep="average"))
+    assert records.image_loss(arm._replace(status="diverged")).endswith(
+        f"; diverged after step {arm.rows[2, 0]:.0f}"
+    )
 
 
 def test_labels_are_safe_names_that_tell_arms_apart_and_stay_when_arms_are_added():

@@ -456,10 +456,12 @@ def test_flags_that_may_change_are_recorded_anew_and_not_named_with_others(tmp_p
     assert (tmp_path / "run.flags").read_text() == "--a=1\n--b=3\n--c=4\n"
 
 
-def test_a_record_that_is_no_text_is_of_other_flags(tmp_path):
-    (tmp_path / "run.flags").write_bytes(b"\xff\0")
-    with pytest.raises(UserError, match="other flags"):
+@pytest.mark.parametrize("record", [b"\xff\0", b"--a=1\n--"])
+def test_a_record_that_is_no_text_or_was_cut_is_told_to_be_damaged(tmp_path, record):
+    (tmp_path / "run.flags").write_bytes(record)
+    with pytest.raises(UserError, match=r"its run\.flags is damaged"):
         workdir.begin(tmp_path, "--a=1\n", overwrite=False)
+    assert workdir.begin(tmp_path, "--a=1\n", overwrite=True) == "new"
 
 
 def test_a_death_while_overwriting_leaves_nothing_that_passes_for_the_new_run(tmp_path, reaper):
@@ -533,6 +535,15 @@ def test_the_lock_touches_no_file_of_the_users_and_leaves_none(tmp_path):
     with workdir.claimed(tmp_path):
         pass
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("lock", "mine")]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_that_a_run_can_go_on_is_told_where_it_has_begun(tmp_path, begun):
+    if begun:
+        workdir.begin(tmp_path, "--a=1\n", overwrite=False)
+    with pytest.raises(UserError) as told, workdir.claimed(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left")
+    assert ("goes on from it" in str(told.value)) == begun
 
 
 def test_what_fails_in_a_claimed_directory_is_one_line_and_what_fails_elsewhere_is_not(tmp_path):

@@ -117,7 +117,7 @@ def test_arms_are_told_against_the_best():
     found = study.Study((2, 3), (), tuple(runs))
     fields = [study.field(found, "photo", budget) for budget in found.budgets]
     head, (row,) = study_report.against(found, fields)
-    assert head[-2:] == ["b ahead, pairs", "evaluations of that to the loss after 3"]
+    assert head[-2:] == ["b ahead, pairs", "its evaluations to the other's loss after 3"]
     assert row == ["a", "4.24 (2.00 to 9.00)", "2.45 (2.00 to 3.00)", "2 of 2", "2, 2 to 2"]
     found = study.Study((3,), (), (*runs[:2], *(each._replace(total=each.total + 1.2) for each in runs[2:])))
     _, (row,) = study_report.against(found, [study.field(found, "photo", 3)])

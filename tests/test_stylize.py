@@ -362,6 +362,7 @@ BAD = {
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
     "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
+    "an output that is a file of a run": (["--output={folder}/run/image.png"], "is the image.png of a run"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
     "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
     "a workdir that is a file": (["--workdir={folder}/words.png"], "words.png"),
@@ -384,6 +385,8 @@ def bad(tmp_path_factory):
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     Image.new("L", (20, 20)).save(folder / "black.png")
     (folder / "nothing").mkdir()
+    (folder / "run").mkdir()
+    (folder / "run/run.flags").touch()
     return folder, flags
 
 

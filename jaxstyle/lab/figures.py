@@ -142,7 +142,10 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = tuple(CLOCKS.values())) 
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("total loss")
         _plain(row[0].set_title(pair, loc="left", fontsize=11))
-    legend = figure.legend(*_handles(grid), loc="outside right upper", frameon=False)
+    note = "cross: diverged" if any(arm.status == "diverged" for arm in arms) else None
+    legend = figure.legend(
+        *_handles(grid), loc="outside right upper", frameon=False, title=note, title_fontsize=8
+    )
     for text in legend.get_texts():
         _plain(text)
     return figure
@@ -201,8 +204,9 @@ def pictures(arms: Sequence[Arm]) -> Figure:
         ]
         sheets.append(given + made)
     rows = [math.ceil(len(sheet) / _WIDE) for sheet in sheets]
-    figure = Figure(figsize=(2.6 * _WIDE, 2.9 * sum(rows)), layout="constrained")
-    grid = figure.subplots(sum(rows), _WIDE, squeeze=False)
+    columns = min(_WIDE, max(map(len, sheets)))
+    figure = Figure(figsize=(2.6 * columns, 2.9 * sum(rows)), layout="constrained")
+    grid = figure.subplots(sum(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for sheet, above in zip(sheets, itertools.accumulate(rows, initial=0), strict=False):
@@ -263,19 +267,28 @@ def planes(found: Mapping[str, Mapping[str, float]], families: Mapping[str, str]
       families: by arm what has one curve, whose arms follow each other.
     """
     figure = Figure(figsize=(13, 5.6), layout="constrained")
-    palette = colours(families.values())
+    names = dict.fromkeys(families.values())
+    palette = dict(zip(names, itertools.cycle(matplotlib.colormaps["tab10"].colors)))
+    beside = dict(zip(names, itertools.cycle([(5, 3), (5, -10), (-16, 3), (-16, -10)])))
     for axes, ((x, xlabel), (y, ylabel)) in zip(figure.subplots(1, 2), _PLANES, strict=True):
         points = {arm: (row[x], row[y]) for arm, row in found.items()}
         sign = np.array([1, -1 if y == "effectiveness" else 1])
         values = np.array([*points.values()])
         front = study.front(values * sign)
-        axes.plot(*values[front].T, color="#9aa3b0", lw=5, alpha=0.35, zorder=0)
+        axes.step(*values[front].T, where="post", color="#9aa3b0", lw=5, alpha=0.35, zorder=0)
         for family, colour in palette.items():
             mine = np.array([points[arm] for arm in found if families[arm] == family])
             axes.plot(*mine.T, "o-", color=colour, ms=6, lw=1.2, label=family)
         for arm, point in points.items():
-            weight = arm.rpartition(" ")[2]
-            axes.annotate(weight, point, xytext=(5, 3), textcoords="offset points", fontsize=8)
+            weight, place = arm.rpartition(" ")[2], beside[families[arm]]
+            axes.annotate(
+                weight,
+                point,
+                xytext=place,
+                textcoords="offset points",
+                fontsize=8,
+                color=palette[families[arm]],
+            )
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

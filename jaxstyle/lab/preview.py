@@ -35,18 +35,22 @@ class Preview:
             raise UserError(
                 "--preview: draws in a terminal, and input or output is none; --save_every keeps pictures on the way"
             )
+        if 0 in os.get_terminal_size(sys.__stdout__.fileno()):
+            raise UserError("--preview: the terminal tells no size; stty rows 24 columns 80 gives it one")
         # A terminal need not answer all that it is asked.
         logging.getLogger("textual_image").setLevel(logging.ERROR)
         from rich.console import Console
-        from textual_image.renderable import HalfcellImage, Image  # which asks the terminal
 
-        # Who asks for a picture asks for its colours, whatever NO_COLOR says; kitty's pictures are told by one.
-        colors = "auto" if Image is HalfcellImage else "truecolor"
-        self._console = Console(color_system=colors, no_color=False)
+        # Who asks for a picture asks for its colours, whatever NO_COLOR says.
+        self._console = Console(color_system="auto", no_color=False)
         if self._console.color_system is None:
             raise UserError(
                 f"--preview: a terminal of TERM={os.environ.get('TERM', '')} shows neither pictures nor colours"
             )
+        from textual_image.renderable import HalfcellImage, Image  # which asks the terminal
+
+        if Image is not HalfcellImage:  # kitty's pictures are told by a colour
+            self._console = Console(color_system="truecolor", no_color=False)
         self._image, self._lines = Image, 0
 
     def show(self, image: np.ndarray) -> None:

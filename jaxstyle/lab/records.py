@@ -74,13 +74,14 @@ def _keep(flags: str) -> str:
 
 
 def image_loss(arm: Arm) -> str:
-    """A caption: the loss of the iterate that the picture is."""
+    """A caption: the loss of the iterate that the picture is, and when the run diverged."""
+    diverged = f"; diverged after step {arm.rows[-1, 0]:.0f}" if arm.status == "diverged" else ""
     if arm.keep == "average":
-        return "mean of iterates"
+        return "mean of iterates" + diverged
     if arm.keep == "best":
         row = arm.rows[np.argmin(arm.rows[:, 3])]
-        return f"loss {row[3]:.4g} at step {row[0]:.0f}"
-    return f"loss {arm.rows[-1, 3]:.4g}"
+        return f"loss {row[3]:.4g} at step {row[0]:.0f}{diverged}"
+    return f"loss {arm.rows[-1, 3]:.4g}{diverged}"
 
 
 def label(text: str) -> str:

@@ -49,6 +49,7 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #e3e7ed; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #b8c0cc; font-weight: 600; vertical-align: bottom; }
 td.text, th.text { text-align: left; } td.prose { white-space: normal; text-align: left; }
+p img { max-width: 100%; height: auto; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; }
 figure img { display: block; border-radius: 3px; } figcaption { font-size: .82rem; color: #4a5568; }
 pre { background: #f5f7fa; padding: .8rem 1rem; overflow-x: auto; font-size: .8rem; border-radius: 4px; }
@@ -74,8 +75,12 @@ def page(title: str, arms: Sequence[Arm], claims: Sequence[Mapping[str, Any]], f
         recorded(flags),
         _manifests(arms),
     ]
-    done = sum(arm.status in ("finished", "diverged") for arm in arms)
-    return frame(title, f"{done} arms have ended, {len(arms) - done} have not.", "\n".join(sections))
+    done, diverged = (
+        sum(arm.status in words for arm in arms) for words in (("finished", "diverged"), ("diverged",))
+    )
+    of_them = f", {diverged} of them diverged" if diverged else ""
+    note = f"{done} arms have ended{of_them}, {len(arms) - done} have not."
+    return frame(title, note, "\n".join(sections))
 
 
 def frame(title: str, note: str, body: str) -> str:
@@ -100,6 +105,14 @@ def _by_pair(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
     return pairs
 
 
+#: What a plot is told on a narrow screen: its legend below, its two rows of buttons one above the other.
+_NARROW = """
+if (window.innerWidth < 700) Plotly.relayout("{plot_id}", {
+  "legend.orientation": "h", "legend.y": -0.2, "legend.yanchor": "top", "margin.t": 125, "margin.l": 55,
+  "height": 560, "updatemenus[1].x": 0, "updatemenus[1].xanchor": "left", "updatemenus[1].y": 1.15});
+"""
+
+
 def _curves(arms: Sequence[Arm]) -> str:
     parts = ["<h2>Loss</h2>"]
     palette = figures.colours(arm.label for arm in arms)
@@ -109,9 +122,12 @@ def _curves(arms: Sequence[Arm]) -> str:
             include_plotlyjs=i == 0,
             div_id=f"curves-{i}",
             config={"displaylogo": False, "responsive": True},
+            post_script=_NARROW,
         )
         parts.append(f"<h3>{_text(pair)}</h3>{plot}")
     note = "A click on a name turns its curves off or on, a double click leaves it alone; drag to zoom."
+    if any(arm.status == "diverged" for arm in arms):
+        note += " A cross: diverged."
     return "\n".join([*parts, f'<p class="note">{note}</p>'])
 
 
@@ -120,11 +136,14 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
     seen: set[str] = set()
     seeds = len({arm.seed for arm in arms}) > 1
     for arm in arms:
+        sizes = np.where(np.arange(len(arm.rows)) == len(arm.rows) - 1, 11, 0)
+        marked = arm.status == "diverged" or len(arm.rows) == 1
         figure.add_scatter(
             x=arm.rows[:, 0],
             y=arm.rows[:, 3],
             customdata=np.delete(arm.rows, 3, 1),
-            mode="lines",
+            mode="lines+markers" if marked else "lines",
+            marker={"size": sizes, "symbol": "x" if arm.status == "diverged" else "circle", "opacity": 1},
             name=arm.label,
             legendgroup=arm.label,
             showlegend=arm.label not in seen,
@@ -250,6 +269,8 @@ def _table(arms: Sequence[Arm]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if value == "diverged":
+        return '<span class="diverged">diverged</span>'
     return f"{value:.4g}" if isinstance(value, float) else _text(value)
 
 

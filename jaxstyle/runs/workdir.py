@@ -76,9 +76,10 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
         named = None if error.filename is None else os.path.abspath(os.fsdecode(error.filename))
         if named and not pathlib.Path(named).is_relative_to(os.path.abspath(directory)):
             raise
+        kept = "what is there is kept, and the same command, without --overwrite, goes on from it"
+        rest = f"; {kept}" if os.path.exists(directory / "run.flags") else ""
         raise UserError(
-            f"--workdir={directory}: cannot write there: {error.strerror or error}; "
-            "what is there is kept, and the same command, without --overwrite, goes on from it"
+            f"--workdir={directory}: cannot write there: {error.strerror or error}{rest}"
         ) from error
 
 
@@ -198,7 +199,12 @@ def begin(
     if not record.exists():
         write_atomically(record, flags.encode())
         return "new"
-    others = differing(record.read_text("utf-8", "replace"), flags)
+    there = flags_of(directory)
+    if not there.endswith("\n"):
+        raise UserError(
+            f"--workdir={directory}: its run.flags is damaged; choose another folder, or --overwrite it"
+        )
+    others = differing(there, flags)
     if refused := sorted(others.difference(changeable)):
         raise UserError(
             f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
