@@ -34,7 +34,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 #: The files that take longest begin first, so that all workers end together.
 LONG = (
-    *("stylize", "optimizers", "cluster", "devices", "objective", "compare", "quality", "studio", "strips"),
+    *("stylize", "optimizers", "devices", "objective", "compare", "cluster", "quality", "studio", "strips"),
     *("parametrization", "kill", "fuzz", "benchmark", "study", "processes", "regions", "weights", "sweep"),
     *("style_losses", "library"),
     *(
