@@ -123,6 +123,8 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = tuple(CLOCKS.values())) 
     for pair, row in zip(pairs, grid, strict=True):
         for axes, column in zip(row, columns, strict=True):
             axes.set(yscale="log", ylim=loss_range([arm.rows for arm in arms if arm.pair == pair]))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            plain_ticks(axes.yaxis)
             seen = set()
             for arm in arms:
                 if arm.pair != pair:
