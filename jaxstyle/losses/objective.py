@@ -238,7 +238,7 @@ def regions(
     key: Key[Array, ""] | None = None,
     read: Read = WHOLE,
 ) -> list[Region]:
-    """One for all styles without a content mask, blended in their statistics, and one for each of the others."""
+    """Those of `apart`, each with the statistics of its styles blended."""
     key = jax.random.key(0) if key is None else key
     styles = [jax.tree.map(_floating, style) for style in styles]
     groups = form.style.groups.by_deepest(layers)
@@ -261,14 +261,24 @@ def regions(
         each = [(targets(style), style.share / shares) for style in styles]
         return {name: form.style.blend([(t[name], share) for t, share in each]) for name in groups}
 
-    everywhere = [style for style in styles if style.content_mask is None]
-    found = [Region(jnp.float32(1), None, blended(everywhere))] if everywhere else []
-    for style in styles:
-        if style.content_mask is not None:
-            # By its extent, so that masks which make up the whole weigh as much as no mask does.
-            weight = style.share * jnp.mean(style.content_mask**2)
-            found.append(Region(weight, _guides(style.content_mask, members), blended([style])))
+    found = []
+    for weight, together in apart(styles):
+        mask = together[0].content_mask
+        guides = None if mask is None else _guides(mask, members)
+        found.append(Region(weight, guides, blended(together)))
     return found
+
+
+def apart(styles: Sequence[Style]) -> list[tuple[Scalar, list[Style]]]:
+    """The styles of each region, with its weight: all without a content mask in one, and each of the others alone."""
+    everywhere = [style for style in styles if style.content_mask is None]
+    # By its extent, so that masks which make up the whole weigh as much as no mask does.
+    others = [
+        (style.share * jnp.mean(style.content_mask**2), [style])
+        for style in styles
+        if style.content_mask is not None
+    ]
+    return ([(jnp.float32(1), everywhere)] if everywhere else []) + others
 
 
 def choices(
@@ -307,18 +317,16 @@ def redrawn(form: Form, problem: Problem, step: Int[Array, ""]) -> Problem:
     """The problem with the positions of a step, where the style loss draws some."""
     if form.style.redraw is None:
         return problem
-    return problem._replace(
-        regions=[
-            region._replace(
-                targets={name: form.style.redraw(each, step) for name, each in region.targets.items()}
-            )
-            for region in problem.regions
-        ]
-    )
+
+    def moved(region: Region) -> Region:
+        targets = {name: form.style.redraw(each, step) for name, each in region.targets.items()}
+        return region._replace(targets=targets)
+
+    return problem._replace(regions=[moved(region) for region in problem.regions])
 
 
 def mixture(form: Form, content: Image, image: Image) -> Image:
-    """What chooses where an image is on its way: the photo with the style loss's part of the image."""
+    """The picture by which an image on its way chooses: the photo mixed with the image, by the style loss's `own`."""
     return content + np.float32(form.style.own) * (image - content)
 
 
@@ -374,29 +382,14 @@ def layer_terms(
     return maps, LayerTerms(content, style)
 
 
-def _earlier(problem: Problem, name: str, known: Mapping[str, Array]) -> dict[str, Array]:
-    """Of known maps those that the group which ends at a layer takes; none where none ends or it is alone."""
-    return {member: known[member] for member in problem.style_groups.get(name, ())[:-1]}
-
-
-def terms(form: Form, problem: Problem, image: Image) -> Terms:
-    """The weighted terms of the loss at `image`. Gatys et al. 2016, equations 1, 4, 5 and 7."""
-    maps, found, known = image, [], {IMAGE: image}
-    for name in problem.network.filters:
-        maps, own = layer_terms(form, problem, name, maps, _earlier(problem, name, known))
-        known[name] = maps
-        found.append(own)
-    content, style = map(sum, zip(*found, strict=True))
-    return Terms(content, style, problem.tv_weight * form.variation(image))
-
-
 def evaluate(form: Form, problem: Problem, image: Image) -> Evaluation:
     """Total loss, its terms and its gradient with respect to the image: what one step costs.
 
-    The gradient is that of `terms`, layer by layer from the deepest, in an order that saves memory: `jax.grad` would
-    have XLA compute the gradients of all layers' losses at once and hold them until they are needed. Where a layer's
-    style loss sees earlier maps as well, their slopes wait until the pullback is there. With `form.remat` only the
-    first feature maps of each block and those of groups are kept, and the others are computed a second time.
+    Gatys et al. 2016, equations 1, 4, 5 and 7. The gradient is taken layer by layer from the deepest, in an order
+    that saves memory: `jax.grad` would have XLA compute the gradients of all layers' losses at once and hold them
+    until they are needed. Where a layer's style loss sees earlier maps as well, their slopes wait until the pullback
+    is there. With `form.remat` only the first feature maps of each block and those of groups are kept, and the others
+    are computed a second time.
     """
     tv, pull_tv = jax.vjp(lambda image: problem.tv_weight * form.variation(image), image)
     maps, found, blocks, known = image, [], [], {IMAGE: image}
@@ -434,7 +427,8 @@ def _forward(
     found, pulls = [], []
     for name in names:
         one = functools.partial(layer_terms, form, problem, name)
-        (maps, own), pull = jax.vjp(one, maps, _earlier(problem, name, known))
+        earlier = {member: known[member] for member in problem.style_groups.get(name, ())[:-1]}
+        (maps, own), pull = jax.vjp(one, maps, earlier)
         known[name] = maps
         found.append(own)
         pulls.append(pull)

@@ -42,13 +42,7 @@ def palette_distance(result: Image, styles: Sequence[objective.Style]) -> Scalar
     by their shares; where they have regions it is the mean of theirs, weighted as in the objective, and 0 if none has
     any extent.
     """
-    whole = [style for style in styles if style.content_mask is None]
-    groups = [(1.0, whole)] * bool(whole)
-    groups += [
-        (style.share * jnp.mean(style.content_mask**2), [style])
-        for style in styles
-        if style.content_mask is not None
-    ]
+    groups = objective.apart(styles)
 
     def quantiles(images: Sequence[tuple[Image, Array | None, float]]) -> Float[Array, "directions levels"]:
         """Of the projections of several images' colours, each with a guide and a share."""

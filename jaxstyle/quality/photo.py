@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.losses.terms import Image, Scalar
+from jaxstyle.losses.terms import Features, Image, Scalar
 from jaxstyle.network import vgg
-
-Maps = Float[Array, "height width channels"]
 
 #: Layers that are compared, the last of each block.
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
@@ -46,7 +44,7 @@ def lpips(
     return total
 
 
-def _unit(maps: Maps) -> Maps:
+def _unit(maps: Features) -> Features:
     """Each position's features over their norm."""
     return maps / (jnp.sqrt(jnp.sum(maps**2, -1, keepdims=True)) + 1e-10)
 
@@ -69,7 +67,7 @@ def self_similarity_distance(network: vgg.PreparedNetwork, first: Image, second:
     return jnp.sum(jnp.abs(own - other)) / (2 * len(own))
 
 
-def _hypercolumns(maps: Mapping[str, Maps]) -> Float[Array, "positions channels"]:
+def _hypercolumns(maps: Mapping[str, Features]) -> Float[Array, "positions channels"]:
     """The features of all layers, by position of one grid."""
     height, width, _ = maps["block3_conv3"].shape
     shrink = min(1.0, (MAX_POSITIONS / (height * width)) ** 0.5)

@@ -109,14 +109,10 @@ def _distances(
     weights = sum(region.weight for region in regions)
 
     def mean(layer: str) -> Scalar:
-        each = [
-            region.weight
-            * distance(
-                statistics.summarize(found[layer], region.guides and region.guides[layer], None),
-                region.targets[layer],
-            )
-            for region in regions
-        ]
-        return sum(each) / jnp.where(weights > 0, weights, 1)
+        total = 0
+        for region in regions:
+            own = statistics.summarize(found[layer], region.guides and region.guides[layer], None)
+            total += region.weight * distance(own, region.targets[layer])
+        return total / jnp.where(weights > 0, weights, 1)
 
     return {layer: mean(layer) for layer in layers}
