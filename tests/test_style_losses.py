@@ -446,7 +446,7 @@ def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_g
 
 @pytest.mark.parametrize("count", [7, 5000])
 def test_positions_are_drawn_by_their_weights(count):
-    starts = hypercolumns.offsets(KEY, count)
+    starts = jax.random.uniform(KEY, (count,))
     found = np.bincount(np.asarray(hypercolumns.drawn((5, 6), jnp.asarray(GUIDE), starts)), minlength=30)
     expected = min(count, 30) * weighted(IMAGE, GUIDE)[1]
     assert found.sum() == min(count, 30)
@@ -458,7 +458,7 @@ def test_steps_draw_evenly_from_each_share_and_the_first_as_at_the_start():
     for starts in (least, most):  # float32 rounds the last share up
         at = np.asarray(hypercolumns.drawn((1000, 1000), None, starts))
         assert 0 <= at.min() <= at.max() < 10**6
-    starts = hypercolumns.offsets(KEY, 20)
+    starts = jax.random.uniform(KEY, (20,))
     found = np.stack([hypercolumns.turned(starts, jnp.int32(step)) for step in range(100)])
     np.testing.assert_array_equal(found[0], starts)
     assert found.min() >= 0

@@ -71,12 +71,12 @@ class StyleLoss(NamedTuple):
         all style pictures of a group.
       blend: the target of several style pictures by their shares, which sum to 1.
       loss: of the feature maps of the image that is optimised, in their guide, to a target.
-      part: where the loss is one of means over positions, what those of a part of an image give, of feature maps by
-        the weights of their positions, float32 `[height, width]`, 0 outside of the part. None where it is not.
-      join: what such parts, stacked, make: the means. Those of a style picture are its target.
+      part: for a loss of means over positions, what a part of an image adds to them: of feature maps and the weights
+        of their positions, float32 `[height, width]`, 0 outside of the part. None for any other loss.
+      join: the means, of such parts stacked. Those of a style picture are its target.
       distance: of means to a target.
-      groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are those of a group's layers, as
-        `given` makes them.
+      groups: which layers it sees at once. Where it is not `ALONE`, maps and guide are what `given` makes of those of
+        a group's layers.
       choose: what of a target an image is to take, of the target, maps and their guide; the loss is then given a
         `Chosen`. None: all of it.
       turned: the target of a style picture from those of its four quarter turns, the first of them none. None: it is

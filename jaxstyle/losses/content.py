@@ -5,8 +5,8 @@ import itertools
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxstyle.losses.hypercolumns import directions, rows
-from jaxstyle.losses.terms import Array, Features, Guide, Scalar, gatys_content
+from jaxstyle.losses.hypercolumns import directions
+from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat, gatys_content
 
 #: Positions of a regular grid whose similarities are compared.
 MAX_POSITIONS = 1024
@@ -31,7 +31,7 @@ def self_similarity(features: Features, target: Features, guide: Guide | None = 
 
 
 def _distances(features: Features) -> Float[Array, "positions positions"]:
-    found = directions(rows(features))
+    found = directions(flat(features))
     distances = 1 - found @ found.T
     return distances / (jnp.mean(distances, 0) + 1e-6)[None]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 
 from jaxstyle.losses.base import Groups, StyleLoss, mean_by_share, position_weights
-from jaxstyle.losses.hypercolumns import resized, rows
-from jaxstyle.losses.terms import Array, Features, Guide, Scalar
+from jaxstyle.losses.hypercolumns import resized
+from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat
 
 CrossGram = Float[Array, "shallow deep"]
 
@@ -18,7 +18,7 @@ def cross_gram(maps: Sequence[Features], guides: Sequence[Guide] | None) -> Cros
     shallow = resized(maps[0], deep.shape[:2])
     if guides is not None:
         shallow = shallow * position_weights(guides[-1])[..., None]
-    product = rows(shallow).T @ rows(deep)
+    product = flat(shallow).T @ flat(deep)
     return product / (deep.shape[0] * deep.shape[1]) if guides is None else product
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxstyle.losses.base import Key, position_weights
+from jaxstyle.losses.base import position_weights
 from jaxstyle.losses.terms import Features, Guide
 from jaxstyle.network.convolution import average_pool
 
@@ -46,19 +46,9 @@ def resized(maps: Features, shape: tuple[int, int]) -> Features:
     return maps if maps.shape[:2] == shape else jax.image.resize(maps, (*shape, maps.shape[-1]), "linear")
 
 
-def rows(features: Features) -> Columns:
-    """One row a position."""
-    return features.reshape(-1, features.shape[-1])
-
-
 def directions(columns: Columns) -> Columns:
     """Columns of length 1. Half the square of the distance of two is one minus their cosine, and exact near 0."""
     return columns / jnp.sqrt(jnp.sum(columns**2, -1, keepdims=True) + _SHORTEST**2)
-
-
-def offsets(key: Key, count: int) -> Float[Array, " count"]:
-    """What `drawn` needs: numbers in [0, 1)."""
-    return jax.random.uniform(key, (count,))
 
 
 def turned(offsets: Float[Array, " count"], step: Int[Array, ""]) -> Float[Array, " count"]:
@@ -77,7 +67,8 @@ def drawn(
 ) -> Int[Array, " count"]:
     """Positions of a picture in reading order, as many as there are offsets, or all where there are fewer.
 
-    Each is drawn from its own share of the picture or, within a guide, of the sum of the positions' weights.
+    Each has its own share of the picture or, within a guide, of the sum of the positions' weights: it lies where its
+    offset, in [0, 1), is in that share.
     """
     positions = shape[0] * shape[1]
     count = min(positions, len(offsets))

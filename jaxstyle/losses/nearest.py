@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jaxstyle.losses import hypercolumns, quotas
 from jaxstyle.losses.base import ALONE, Chosen, Groups, Key, StyleLoss, position_weights
 from jaxstyle.losses.hypercolumns import Columns
-from jaxstyle.losses.terms import Features, Guide, Scalar
+from jaxstyle.losses.terms import Features, Guide, Scalar, flat
 
 #: Positions that are kept of a style picture in each of its turns; of more, a subset is drawn.
 MAX_POSITIONS = 4096
@@ -36,8 +36,8 @@ class Palette(NamedTuple):
 def columns(maps: Sequence[Features], guides: Sequence[Guide] | None, key: Key) -> Palette:
     """The style picture's hypercolumns at positions within its guide."""
     found, guide = hypercolumns.hypercolumns(maps), guides and hypercolumns.middle(guides)
-    at = hypercolumns.drawn(found.shape[:2], guide, hypercolumns.offsets(key, MAX_POSITIONS))
-    return Palette(hypercolumns.rows(found)[at], jnp.zeros(len(at), int), jnp.ones(1, found.dtype))
+    at = hypercolumns.drawn(found.shape[:2], guide, jax.random.uniform(key, (MAX_POSITIONS,)))
+    return Palette(flat(found)[at], jnp.zeros(len(at), int), jnp.ones(1, found.dtype))
 
 
 def join_turns(turns: Sequence[Palette]) -> Palette:
@@ -63,7 +63,7 @@ def match(
     positions that is its share, and is nearest there but for one number that its cosines get on top: see `quotas`.
     """
     found = hypercolumns.hypercolumns(maps)
-    shape, found = found.shape[:2], hypercolumns.rows(found)
+    shape, found = found.shape[:2], flat(found)
     if guides is None:
         weights = jnp.full(len(found), 1 / len(found), found.dtype)
     else:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from jaxstyle.losses import hypercolumns
 from jaxstyle.losses.base import IMAGE, Groups, Key, StyleLoss
 from jaxstyle.losses.hypercolumns import Columns
-from jaxstyle.losses.terms import Features, Gram, Guide, Scalar, gram_matrix
+from jaxstyle.losses.terms import Features, Gram, Guide, Scalar, flat, gram_matrix
 
 #: Positions that are drawn from a picture where it has more.
 MAX_POSITIONS = 2048
@@ -43,7 +43,7 @@ def _sampled(
     shape = found.shape[:2]
     at = hypercolumns.drawn(shape, guides and hypercolumns.middle(guides[1:]), offsets)
     colors = hypercolumns.resized(picture, shape) / 255
-    return hypercolumns.rows(found)[at], hypercolumns.rows(colors)[at]
+    return flat(found)[at], flat(colors)[at]
 
 
 def _moments(columns: Columns, colors: Float[Array, "positions 3"]) -> tuple[Float[Array, " channels"], Gram]:
@@ -54,7 +54,7 @@ def _moments(columns: Columns, colors: Float[Array, "positions 3"]) -> tuple[Flo
 
 def distribution(maps: Sequence[Features], guides: Sequence[Guide] | None, key: Key) -> Distribution:
     """What is remembered of a style picture."""
-    offsets = hypercolumns.offsets(key, MAX_POSITIONS)
+    offsets = jax.random.uniform(key, (MAX_POSITIONS,))
     columns, colors = _sampled(maps, guides, offsets)
     weights = jnp.full(len(columns), 1 / len(columns), columns.dtype)
     return Distribution(offsets, columns, colors, weights, *_moments(columns, colors))
@@ -62,19 +62,19 @@ def distribution(maps: Sequence[Features], guides: Sequence[Guide] | None, key: 
 
 def mixture(targets: Sequence[tuple[Distribution, float]]) -> Distribution:
     """The distribution of a picture that is chosen by the shares."""
-    found, shares = zip(*targets, strict=True)
     mean = sum(share * each.mean for each, share in targets)
-    apart = [each.mean - mean for each in found]
-    covariance = sum(
-        share * (each.covariance + jnp.outer(a, a)) for (each, share), a in zip(targets, apart, strict=True)
-    )
+
+    def about_mean(each: Distribution) -> Gram:
+        away = each.mean - mean
+        return each.covariance + jnp.outer(away, away)
+
     return Distribution(
-        found[0].offsets,
-        jnp.concatenate([each.columns for each in found]),
-        jnp.concatenate([each.colors for each in found]),
-        jnp.concatenate([share * each.weights for each, share in zip(found, shares, strict=True)]),
+        targets[0][0].offsets,
+        jnp.concatenate([each.columns for each, _ in targets]),
+        jnp.concatenate([each.colors for each, _ in targets]),
+        jnp.concatenate([share * each.weights for each, share in targets]),
         mean,
-        covariance,
+        sum(share * about_mean(each) for each, share in targets),
     )
 
 
@@ -97,7 +97,7 @@ def relaxed_transport(
     columns, colors = _sampled(maps, guides, target.offsets)
     own, others = hypercolumns.directions(columns), hypercolumns.directions(target.columns)
     style = _relaxed(own, others, target.weights, lambda squares: squares / 2)
-    palette = _relaxed(colors, target.colors, target.weights, lambda squares: _smooth(squares, _SMOOTH))
+    palette = _relaxed(colors, target.colors, target.weights, _smooth)
     mean, covariance = _moments(columns, colors)
     moments = _relative(mean, target.mean) + _relative(covariance, target.covariance)
     inside = 1.0 if guides is None else jnp.where(jnp.any(guides[-1] > 0), 1.0, 0.0)
@@ -119,15 +119,15 @@ def _relaxed(
     return jnp.maximum(jnp.mean(there), jnp.sum(weights * back))
 
 
-def _smooth(squares: Array, scale: Array | float) -> Array:
-    """|x| by its square, smooth where it is much less than the scale."""
-    return jnp.sqrt(squares + scale**2) - scale
+def _smooth(squares: Array) -> Array:
+    """|x| by its square, smooth where it is much less than `_SMOOTH`."""
+    return jnp.sqrt(squares + _SMOOTH**2) - _SMOOTH
 
 
 def _relative(found: Array, target: Array) -> Scalar:
     """The mean absolute difference over the target's mean absolute value."""
     size = jnp.mean(jnp.abs(target)) + 1e-12
-    return jnp.mean(_smooth(((found - target) / size) ** 2, _SMOOTH))
+    return jnp.mean(_smooth(((found - target) / size) ** 2))
 
 
 STYLE_LOSS = StyleLoss(

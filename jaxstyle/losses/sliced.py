@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxstyle.losses.base import Key, StyleLoss, position_weights
-from jaxstyle.losses.terms import Features, Guide, Scalar
+from jaxstyle.losses.terms import Features, Guide, Scalar, flat
 
 #: The sliced loss keeps so many quantiles of a direction, or one a position where there are fewer positions.
 MAX_QUANTILES = 2**16
@@ -25,12 +25,13 @@ class Slices(NamedTuple):
 
 def slices(features: Features, guide: Guide | None, key: Key) -> Slices:
     """The quantiles of the features' projections on N random directions: unit vectors, uniform on the sphere."""
-    count = features.shape[-1]
-    directions = jax.random.normal(key, (count, count), jnp.float32).astype(features.dtype)
+    channels = features.shape[-1]
+    directions = jax.random.normal(key, (channels, channels), jnp.float32).astype(features.dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    projections = _project(features, directions)
+    projections = directions @ flat(features).T
     positions = projections.shape[1]
-    levels = (np.arange(min(positions, MAX_QUANTILES)) + 0.5) / min(positions, MAX_QUANTILES)
+    count = min(positions, MAX_QUANTILES)
+    levels = (np.arange(count) + 0.5) / count
     if guide is None:
         return Slices(directions, jnp.sort(projections)[:, np.int32(levels * positions)])
     weights, levels = position_weights(guide).ravel(), jnp.array(levels, features.dtype)
@@ -64,7 +65,7 @@ def sliced_wasserstein(features: Features, guide: Guide | None, target: Slices) 
     of positions is compared to interpolated quantiles. At the style itself the loss is 0 if it has no more positions
     than `MAX_QUANTILES`; within a soft guide it is only nearly 0 there.
     """
-    projections = _project(features, target.directions)
+    projections = target.directions @ flat(features).T
     positions, count = projections.shape[1], target.quantiles.shape[1]
     weights = None if guide is None else position_weights(guide).ravel()
 
@@ -88,12 +89,6 @@ def sliced_wasserstein(features: Features, guide: Guide | None, target: Slices) 
     goals = jax.lax.map(transport, jax.lax.stop_gradient((projections, target.quantiles)))
     squares = jnp.mean((projections - goals) ** 2, 0)
     return jnp.mean(squares) if weights is None else jnp.sum(weights * squares)
-
-
-def _project(
-    features: Features, directions: Float[Array, "directions channels"]
-) -> Float[Array, "directions positions"]:
-    return directions @ features.reshape(-1, features.shape[-1]).T
 
 
 def _quantile(quantiles: Float[Array, " quantiles"], levels: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -17,14 +17,19 @@ Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
 
 
+def flat(features: Features) -> Float[Array, "positions channels"]:
+    """One row a position."""
+    return features.reshape(-1, features.shape[-1])
+
+
 @jax.custom_vjp
 def gram_matrix(features: Features) -> Gram:
     """Mean over positions of the products of channels, G = FᵀF / M.
 
     Gatys et al. 2016, equation 3, divided by M, so that pictures of different sizes have comparable statistics.
     """
-    flat = features.reshape(-1, features.shape[-1])
-    return flat.T @ flat / flat.shape[0]
+    rows = flat(features)
+    return rows.T @ rows / len(rows)
 
 
 def _gram_forward(features: Features) -> tuple[Gram, Features]:
@@ -33,8 +38,8 @@ def _gram_forward(features: Features) -> tuple[Gram, Features]:
 
 def _gram_backward(features: Features, gradient: Gram) -> tuple[Features]:
     # FᵀF is symmetric: one product, where transposing the forward pass takes two.
-    flat = features.reshape(-1, features.shape[-1])
-    return ((flat @ ((gradient + gradient.T) / flat.shape[0])).reshape(features.shape),)
+    rows = flat(features)
+    return ((rows @ ((gradient + gradient.T) / len(rows))).reshape(features.shape),)
 
 
 gram_matrix.defvjp(_gram_forward, _gram_backward)
