@@ -260,7 +260,7 @@ def _products(maps: Maps, kernel: Float[Array, "3 3 in out"], halo: int = 0) -> 
     return sum(map(product, flat, kernel.reshape(9, *kernel.shape[2:]))).reshape(height, width, -1)
 
 
-@jax.jit(static_argnames=("transposed", "halo"))
+@functools.partial(jax.jit, static_argnames=("transposed", "halo"))
 def _winograd(maps: Maps, kernel: Float[Array, "6 6 in out"], transposed: bool, halo: int = 0) -> Maps:
     """The convolution by tiles, with transformed filters; `halo` as in `_products`."""
     # Barriers keep XLA from computing an intermediate again for each of its uses.
