@@ -235,7 +235,7 @@ TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
 # --- figures ------------------------------------------------------------------------------------------------------
 
 #: Arms that a figure draws in colour, the article's optimizers among them; the rest are grey.
-COLOURED = 12
+COLOURED = 13
 ARTICLE = ("gd", "adadelta", "adagrad", "adam", "rmsprop", "lbfgs")
 
 
