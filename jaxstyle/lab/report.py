@@ -75,9 +75,9 @@ def page(title: str, arms: Sequence[Arm], claims: Sequence[Mapping[str, Any]], f
         recorded(flags),
         _manifests(arms),
     ]
-    done, diverged = (
-        sum(arm.status in words for arm in arms) for words in (("finished", "diverged"), ("diverged",))
-    )
+    statuses = [arm.status for arm in arms]
+    diverged = statuses.count("diverged")
+    done = diverged + statuses.count("finished")
     of_them = f", {diverged} of them diverged" if diverged else ""
     note = f"{done} arms have ended{of_them}, {len(arms) - done} have not."
     return frame(title, note, "\n".join(sections))
@@ -136,14 +136,17 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
     seen: set[str] = set()
     seeds = len({arm.seed for arm in arms}) > 1
     for arm in arms:
-        sizes = np.where(np.arange(len(arm.rows)) == len(arm.rows) - 1, 11, 0)
+        # Only where it is to be seen: a size for each row of each arm would be part of the page.
         marked = arm.status == "diverged" or len(arm.rows) == 1
+        sizes = [0] * (len(arm.rows) - 1) + [11]
         figure.add_scatter(
             x=arm.rows[:, 0],
             y=arm.rows[:, 3],
             customdata=np.delete(arm.rows, 3, 1),
             mode="lines+markers" if marked else "lines",
-            marker={"size": sizes, "symbol": "x" if arm.status == "diverged" else "circle", "opacity": 1},
+            marker={"size": sizes, "symbol": "x" if arm.status == "diverged" else "circle", "opacity": 1}
+            if marked
+            else None,
             name=arm.label,
             legendgroup=arm.label,
             showlegend=arm.label not in seen,
