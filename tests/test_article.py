@@ -37,7 +37,9 @@ def runs():
 
 def test_a_file_gives_the_curves_back_to_the_bit(runs):
     diverged = run("gd-learning_rate=10", [6e6, 9e6, np.inf], status="diverged")
-    for before, after in zip([*runs, diverged], article.unpack(article.pack([*runs, diverged])), strict=True):
+    converged = run("lbfgs", [6e6, 3e5, 3e5], "C", spent=np.array([1.0, 4.0, 4.0]))
+    given = [*runs, diverged, converged]
+    for before, after in zip(given, article.unpack(article.pack(given)), strict=True):
         assert before[:-1] == after[:-1]
         assert before.curve[:3] == after.curve[:3]
         assert before.curve.total.tolist() == after.curve.total.tolist()

@@ -148,8 +148,9 @@ def pack(runs: Sequence[Run]) -> bytes:
     """
 
     def pace(curve: Curve) -> float:
-        steps = np.diff(curve.evaluations)
-        return float(np.median((np.diff(curve.seconds) / steps)[steps > 0])) if steps.any() else math.nan
+        steps, seconds = np.diff(curve.evaluations), np.diff(curve.seconds)
+        moved = steps > 0  # what has converged stands, and spends nothing
+        return float(np.median(seconds[moved] / steps[moved])) if moved.any() else math.nan
 
     curves = [run.curve for run in runs]
     buffer = io.BytesIO()

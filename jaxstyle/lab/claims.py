@@ -220,8 +220,11 @@ def _none_converges(curves: Curves, by: Reading, before: Sequence[Curves]) -> Fi
 
 
 def _ranked_early(curves: Curves, by: Reading, _: Sequence[Curves]) -> Finding:
-    """No two curves that are not about the same after a tenth of the evaluations end so in the other order."""
-    first = {name: float(curve.total[1 + tenth(curve)]) for name, curve in curves.items()}
+    """No two curves that are not about the same after a tenth of the evaluations end so in the other order.
+
+    Of one that diverged before the second row after its start the last row counts.
+    """
+    first = {name: float(curve.total[: 2 + tenth(curve)][-1]) for name, curve in curves.items()}
     end = _late_losses(curves)
     swapped = [
         f"{one}, {other}"
