@@ -182,7 +182,7 @@ def test_ranks_share_ties_and_have_nemenyis_critical_difference():
 
 
 def test_a_front_has_what_nothing_else_beats_in_both():
-    points = np.array([[1, 5], [2, 2], [3, 3], [5, 1], [5, 2], [0.5, 9]])
+    points = np.array([[1, 5], [2, 2], [3, 3], [5, 1], [5, 2], [0.5, 9], [2, 2]])
     assert study.front(points) == [5, 0, 1, 3]
 
 
@@ -192,7 +192,7 @@ def test_a_front_has_what_nothing_else_beats_in_both():
 @pytest.fixture(scope="module")
 def long():
     """A study of long noisy curves, one of them diverged, and of a monotone one."""
-    budgets = (25, 100, 700)
+    budgets = (25, 100, 203, 700)
     noisy = [100 / np.sqrt(np.arange(1, 701)) * np.exp(RNG.normal(0, 0.1, 700)) for _ in range(4)]
     smooth = 50 / np.sqrt(np.arange(1, 701))
     runs = [run("adam", pair, noisy[i], rate=3.0) for i, pair in enumerate("ABC")]
@@ -201,7 +201,7 @@ def long():
         for i, pair in enumerate("ABC")
     ]
     runs += [run("gd", pair, noisy[3][:40], status="diverged", rate=10.0) for pair in "ABC"]
-    best = {25: 2.0, 100: 1.5, 700: 1.25}
+    best = {25: 2.0, 100: 1.5, 203: 1.375, 700: 1.25}
     tunings = [study.Tuning("photo", arm, "D", rate, best) for arm, rate in (("adam", 3.0), ("gd", 10.0))]
     return study.Study(budgets, tuple(tunings), tuple(runs), "9x9")
 

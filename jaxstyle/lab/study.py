@@ -255,7 +255,7 @@ def ranks(losses: Float[np.ndarray, "arms pairs"]) -> Ranks:
 
 
 def front(points: Float[np.ndarray, "points 2"]) -> list[int]:
-    """Indices of the points that no other is at most in both and less in one coordinate, by the first."""
+    """Indices of the points that no other is at most in both coordinates, by the first; of equal ones the first."""
     order = np.lexsort((points[:, 1], points[:, 0]))
     found: list[int] = []
     for i in order:
@@ -269,13 +269,14 @@ def front(points: Float[np.ndarray, "points 2"]) -> list[int]:
 
 def thinned(run: Run, budgets: Sequence[int]) -> Run:
     """The run with its rows up to the hundredth evaluation, then one in five evaluations, and those that a score may
-    be read from: where a budget ends, and where the best falls and is near the lowest. Thinned again, it stays."""
+    be read from: where a budget ends, the best within it, and where the best falls and is near the lowest. Thinned
+    again, it stays."""
     spent, lowest = run.evaluations, np.minimum.accumulate(run.total)
-    ends = [int(np.searchsorted(spent, budget, side="right")) - 1 for budget in (*budgets, spent[-1])]
     near = run.total <= 1.01 * max(TARGETS) * best_within(run, max(budgets))
     falls = np.diff(lowest, prepend=np.inf) < 0
     kept = (spent <= 100) | (np.diff(spent // 5, prepend=-1) > 0) | (falls & near)
-    kept[ends] = True
+    for end in np.searchsorted(spent, (*budgets, spent[-1]), side="right"):
+        kept[[end - 1, np.argmin(run.total[: max(end, 1)])]] = True
     return run._replace(evaluations=spent[kept], total=run.total[kept])
 
 
