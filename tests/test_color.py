@@ -40,6 +40,23 @@ def test_a_picture_without_colours_can_be_matched_linearly(style):
     np.testing.assert_allclose(colours(matched).mean(0), colours(CONTENT).mean(0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", color.PRESERVE)
+def test_pictures_of_one_pixel_have_a_mean_and_no_covariance(name):
+    pixel, way = np.float32([[[200, 90, 30]]]), color.PRESERVE[name]
+    for content, style in ((pixel, STYLE), (CONTENT, pixel), (pixel, pixel)):
+        prepared = way.prepare_style(style, content)
+        result = way.finish(content, [(prepared, 1.0)])(way.prepare_content(content))
+        assert np.isfinite(prepared).all()
+        assert np.isfinite(result).all()
+
+
+def test_a_photo_of_one_pixel_gives_a_style_picture_its_colour():
+    pixel = np.float32([[[200, 90, 30]]])
+    np.testing.assert_allclose(
+        color.match_linear(STYLE, pixel), np.broadcast_to(pixel, STYLE.shape), rtol=1e-5
+    )
+
+
 def test_a_histogram_match_of_as_many_pixels_has_exactly_the_photos_values():
     rng = np.random.default_rng(2)
     style, content = (rng.uniform(0, 255, (10, 12, 3)).astype(np.float32) for _ in range(2))

@@ -106,3 +106,10 @@ def test_self_similarity_knows_no_turn_of_all_features_and_keeps_to_a_grid(monke
     monkeypatch.setattr(content, "MAX_POSITIONS", 4)
     gradient = jax.jit(jax.grad(content.self_similarity))(jnp.float32(F), jnp.float32(P))
     assert 0 < np.count_nonzero(np.any(gradient != 0, -1)) <= 4
+
+
+def test_self_similarity_of_a_strip_that_its_grid_is_coarser_than_is_of_positions_in_it():
+    one, other = (jnp.float32(np.tile(each[:1], (2, 1200, 1))) for each in (F, P))  # 2×8400 positions
+    value, gradient = jax.jit(jax.value_and_grad(content.self_similarity))(one, other)
+    assert value > 0
+    assert 0 < np.count_nonzero(np.any(gradient != 0, -1)) <= content.MAX_POSITIONS

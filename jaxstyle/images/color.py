@@ -29,15 +29,20 @@ def match_linear(style: Image, content: Image) -> Image:
     left alone. Values may leave [0, 255].
     """
     wanted = np.float64(content).reshape(-1, 3)
-    matched = _with_moments(np.float64(style).reshape(-1, 3), wanted.mean(0), np.cov(wanted, rowvar=False))
+    matched = _with_moments(np.float64(style).reshape(-1, 3), wanted.mean(0), _covariance(wanted))
     return np.float32(matched).reshape(style.shape)
 
 
 def _with_moments(
     pixels: Float[np.ndarray, "pixels n"], mean: Float[np.ndarray, " n"], covariance: Float[np.ndarray, "n n"]
 ) -> Float[np.ndarray, "pixels n"]:
-    to_white = _power(np.cov(pixels, rowvar=False), -0.5)
+    to_white = _power(_covariance(pixels), -0.5)
     return (pixels - pixels.mean(0)) @ to_white @ _power(covariance, 0.5) + mean
+
+
+def _covariance(pixels: Float[np.ndarray, "pixels n"]) -> Float[np.ndarray, "n n"]:
+    """That of some pixels; zero of a single one."""
+    return np.cov(pixels, rowvar=False, ddof=min(1, len(pixels) - 1))
 
 
 #: A variance of colours as good as zero, in any units here: that of a grey picture is the rounding of float32.

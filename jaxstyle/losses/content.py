@@ -22,10 +22,10 @@ def self_similarity(features: Features, target: Features, guide: Guide | None = 
     """
     height, width, _ = features.shape
     step = next(s for s in itertools.count(1) if -(-height // s) * -(-width // s) <= MAX_POSITIONS)
-    at = slice((step - 1) // 2, None, step)
-    squares = (_distances(features[at, at]) - _distances(target[at, at])) ** 2
+    at = tuple(slice(min((step - 1) // 2, side - 1), None, step) for side in (height, width))
+    squares = (_distances(features[at]) - _distances(target[at])) ** 2
     if guide is not None:
-        weights = guide[at, at].ravel()
+        weights = guide[at].ravel()
         squares = squares * weights[:, None] * weights[None]
     return 0.5 * features.size * jnp.mean(squares)
 
