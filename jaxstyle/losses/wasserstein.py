@@ -58,7 +58,7 @@ def part(features: Features, weights: Guide) -> Part:
 def join(parts: Part) -> Gaussian:
     """Mean and covariance of the whole from those of its parts, stacked.
 
-    Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", equation 1.3.
+    Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance": the pairwise algorithm.
     """
     total = jnp.sum(parts.weight)
     shares = parts.weight / jnp.where(total > 0, total, 1)

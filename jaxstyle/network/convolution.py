@@ -192,8 +192,8 @@ def average_pool(maps: Maps) -> Float[Array, "height//2 width//2 channels"]:
 def l2_pool(maps: Maps) -> Float[Array, "height//2 width//2 channels"]:
     """The root of the mean square of each 2×2 window; an odd last row or column is left out.
 
-    Its gradient is 0 where a window is 0. Simoncelli and Hénaff 2016 use it for texture; `pystiche` and others
-    offer it for style transfer.
+    Its gradient is 0 where a window is 0. Hénaff and Simoncelli 2016, "Geodesics of Learned Representations", put it
+    in place of a VGG's maxima; `pystiche` and others offer it for style transfer.
     """
     a, b, c, d = _window(maps)
     square = 0.25 * ((a * a + b * b) + (c * c + d * d))

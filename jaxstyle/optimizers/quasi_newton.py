@@ -219,7 +219,7 @@ def _hager_zhang(g: Image, after: Image, d: Image) -> Scalar:
 
 
 #: Of nonlinear conjugate gradients: the coefficient of the direction before, from the gradients before and after and
-#: that direction. Those but the first are Nocedal and Wright's, equations 5.44, 5.41a and 5.45.
+#: that direction. Those but the first are Nocedal and Wright's, equations 5.45, 5.41a and 5.46.
 COEFFICIENTS = {
     "hager-zhang": _hager_zhang,
     "polak-ribiere": lambda g, after, d: _ratio(inner(after - g, after), inner(g, g)),
@@ -243,7 +243,8 @@ def nonlinear_cg(
     sufficient_decrease: float = 1e-4,
     curvature: float = 0.3,
 ) -> Optimizer:
-    """Nonlinear conjugate gradients. Nocedal and Wright, algorithm 5.4; the first trial is that of equation 3.60.
+    """Nonlinear conjugate gradients. Nocedal and Wright, algorithm 5.4; the first trial has the first-order change of
+    the step before (section 3.5, "Initial step length").
 
     The line search's conditions are the strong ones: by the weak ones alone the next direction may ascend. jaxopt's
     own method is not used, as it divides by 1e-6 or more, which the squares of a gradient come to at a few hundred
