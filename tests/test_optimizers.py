@@ -49,30 +49,44 @@ def visiting(evaluate):
     return Visit(lambda image: Iterate(image, evaluate(image)))
 
 
+def values_of(spec):
+    """An optimizer's numbers as a run gives them, to a program that is compiled once for all."""
+    values = {name: jnp.float32(value) for name, value in spec.traced.items()}
+    return values | ({"key": jax.random.key(0)} if spec.needs_key else {})
+
+
 @functools.cache
-def counting(text, evaluate):
-    """An optimizer's start, its step, compiled once, and a list that grows by one at each evaluation of that."""
-    spec = catalogue.parse(text)
-    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
-    calls, evaluate = [], jax.jit(evaluate)
+def compiled(name, static, evaluate):
+    """An optimizer's step, given its numbers too, and a list that grows by one at each evaluation."""
+    build, calls, evaluate = catalogue.build(name, static), [], jax.jit(evaluate)
 
     def counted(image):
-        if spec.name in catalogue.ON_HOST:
+        if name in catalogue.ON_HOST:
             calls.append(1)
         else:
             jax.debug.callback(lambda: calls.append(1))
         return Iterate(image, evaluate(image))
 
-    step = functools.partial(optimizer.step, Visit(counted))
-    return optimizer.init, step if spec.name in catalogue.ON_HOST else jax.jit(step), calls
+    def step(values, iterate, state):
+        return build(**values).step(Visit(counted), iterate, state)
+
+    return step if name in catalogue.ON_HOST else jax.jit(step), calls
+
+
+def counting(text, evaluate):
+    """An optimizer, its step, and a list that grows by one at each evaluation of that."""
+    spec = catalogue.parse(text)
+    values = values_of(spec)
+    step, calls = compiled(spec.name, spec.static, evaluate)
+    return catalogue.build(spec.name, spec.static)(**values), functools.partial(step, values), calls
 
 
 def minimise(text, evaluate, image, steps):
     """The totals at each iterate, the last iterate and the evaluations, counted by their calls on the host."""
-    init, step, calls = counting(text, evaluate)
+    optimizer, step, calls = counting(text, evaluate)
     evaluate = jax.jit(evaluate)
     iterate = Iterate(image, evaluate(image))
-    state = init(iterate)
+    state = optimizer.init(iterate)
     calls.clear()
     totals, evaluations = [float(iterate.evaluation.total)], 0
     for _ in range(steps):
@@ -103,20 +117,8 @@ RATES = {
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_optimizer_descends_on_a_quadratic(name):
     text = f"{name}:learning_rate={RATES[name]}" if name in RATES else name
-    if name == "noisy_sgd":
-        spec = catalogue.parse(text)
-        assert spec.needs_key
-        build = lambda key: catalogue.build(name, spec.static)(**spec.traced, key=key)  # noqa: E731
-        iterate = Iterate(START, quadratic(START))
-        optimizer = build(jax.random.key(0))
-        state = optimizer.init(iterate)
-        totals = [iterate.evaluation.total]
-        step = jax.jit(functools.partial(optimizer.step, visiting(quadratic)))
-        for _ in range(100):
-            iterate, state, _, _ = step(iterate, state)
-            totals.append(iterate.evaluation.total)
-    else:
-        totals, *_ = minimise(text, quadratic, START, 100)
+    assert catalogue.parse(text).needs_key == (name == "noisy_sgd")
+    totals, *_ = minimise(text, quadratic, START, 100)
     assert totals[-1] < 0.35 * totals[0]
 
 
@@ -153,8 +155,9 @@ def test_a_cosine_rate_falls_to_nothing_over_its_steps():
 
     iterate = Iterate(jnp.ones((1, 1, 3)), half_square(jnp.ones((1, 1, 3))))
     state, left = optimizer.init(iterate), 1.0
+    move = jax.jit(functools.partial(optimizer.step, visiting(half_square)))
     for step in range(6):
-        iterate, state, *_ = optimizer.step(visiting(half_square), iterate, state)
+        iterate, state, *_ = move(iterate, state)
         left *= 1 - 0.5 * (1 + np.cos(np.pi * min(step / 4, 1))) / 2
         np.testing.assert_allclose(iterate.image, left, atol=1e-7)
 
@@ -170,9 +173,10 @@ def test_a_cosine_rate_goes_on_where_moments_begin_anew():
 
     before, after = at(100), at(130)
     state = optimizer.init(before)
+    step = jax.jit(functools.partial(optimizer.step, visiting(half_square)))
     for _ in range(4):
-        before, state, *_ = optimizer.step(visiting(half_square), before, state)
-    moved, *_ = optimizer.step(visiting(half_square), after, optimizer.carry(state, after))
+        before, state, *_ = step(before, state)
+    moved, *_ = step(after, optimizer.carry(state, after))
     np.testing.assert_allclose(moved.image, after.image, atol=1e-5)  # the rate has come to nothing
 
 
@@ -231,11 +235,9 @@ def test_quasi_newton_methods_say_that_they_converged_and_stay_there(name):
 
 def test_lbfgs_directions_are_the_textbooks():
     """The first steps against BFGS's dense inverse update started from γI (Nocedal and Wright, 6.17)."""
-    spec = catalogue.parse("lbfgs")
-    optimizer = catalogue.build(spec.name, spec.static)(**spec.traced)
+    optimizer, step, _ = counting("lbfgs", quadratic)
     iterate = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
-    state, step = optimizer.init(iterate), jax.jit(functools.partial(optimizer.step, visiting(quadratic)))
-    pairs = []
+    state, pairs = optimizer.init(iterate), []
     for _ in range(6):
         new, state, *_ = step(iterate, state)
         if pairs:
@@ -368,8 +370,7 @@ def test_lbfgs_walks_where_jaxopt_does():
 @pytest.mark.parametrize("method", ["polak-ribiere", "fletcher-reeves", "hestenes-stiefel"])
 def test_conjugate_gradients_walk_where_those_of_jaxopt_do(method):
     """By the step sizes that ours found."""
-    optimizer = catalogue.build("nonlinear-cg", (("method", method),))()
-    step = jax.jit(functools.partial(optimizer.step, visiting(quadratic)))
+    optimizer, step, _ = counting(f"nonlinear-cg:method={method}", quadratic)
     iterate = Iterate(START, quadratic(START))
     theirs = jaxopt.NonlinearCG(
         lambda image: quadratic(image)[::2],
@@ -464,9 +465,12 @@ def test_with_the_studys_loss_the_defaults_are_tensorflow_1_0s(name):
 def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, content):
     form, spec = objective.FORMS[form], catalogue.parse(name)
     program = training.program(form, spec.name, spec.static)
-    problem = make_problem(form)
-    init, step = program[:2] if spec.name in catalogue.ON_HOST else map(jax.jit, program[:2])
-    state = init(problem, jnp.asarray(content), jax.tree.map(jnp.float32, dict(spec.traced)))
+    problem, image, values = make_problem(form), jnp.asarray(content), values_of(spec)
+    if spec.name in catalogue.ON_HOST:
+        step, state = program.step, program.init(problem, image, values)
+    else:  # by one program, which evaluates the start too
+        step = jax.jit(program.step)
+        state = program.settle(step(problem, program.unseen(image, values))[0])
     start = state.iterate.evaluation.total
     for _ in range(15):
         state, _ = step(problem, state)
@@ -476,10 +480,9 @@ def test_optimizers_lower_the_loss_of_a_small_pair(name, form, make_problem, con
 @pytest.mark.parametrize("text", ["lbfgs", "lbfgs:scaling=spectral", "nonlinear-cg", "scipy-lbfgs"])
 def test_the_step_size_is_what_a_line_search_multiplied_its_direction_with(text):
     """The first direction is the negative gradient."""
-    spec = catalogue.parse(text)
-    ours = catalogue.build(spec.name, spec.static)(**spec.traced)
+    ours, step, _ = counting(text, quadratic)
     start = Iterate(jnp.zeros_like(GOAL), quadratic(jnp.zeros_like(GOAL)))
-    outcome = ours.step(visiting(quadratic), start, ours.init(start))
+    outcome = step(start, ours.init(start))
     moved = outcome.iterate.image - start.image
     np.testing.assert_allclose(
         moved, -ours.stepsize(outcome.state) * start.evaluation.gradient, rtol=1e-4, atol=1e-6
@@ -607,13 +610,12 @@ def test_every_optimizer_changes_scale_resumes_clips_averages_and_vmaps(text, mo
     small, larger = (6, 8, 3), [(6, 9, 3), (7, 9, 3)]
     if name in FACTORED:  # where two sides have 128 pixels: before, across and after that
         larger[1:] = (128, 130, 3), (131, 133, 3)
-    values = {key: jnp.float32(value) for key, value in spec.traced.items()}
-    values |= {"key": jax.random.key(0)} if spec.needs_key else {}
+    values = values_of(spec)
 
-    def through_scales(values, checkpointed=lambda state: state):
+    def through_scales(values):
         state, _ = program.step(None, program.init(None, jnp.full(small, 250.0), values))
         for shape in larger:
-            state = checkpointed(program.init(None, program.enlarged(shape, state), values, state))
+            state = program.init(None, program.enlarged(shape, state), values, state)
             state, _ = program.step(None, state)
         return state
 
