@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import pathlib
 import runpy
@@ -210,6 +211,13 @@ def _fork_server() -> socket.socket | None:
     return None
 
 
+def _fork_rows() -> None:
+    """Has the processes of a benchmark be forks of one that has imported what they all import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.launch"])
+    multiprocessing.get_context = lambda method: context
+
+
 def _import_all() -> None:
     """Imports what commands have in common, and does once what takes longer the first time."""
     from jaxlib.mlir.dialects import mhlo  # noqa: F401 - with what is lowered first
@@ -298,6 +306,8 @@ if __name__ == "__main__":
         sys.argv = _await_order(socket.socket(fileno=int(sys.argv[0])))
     while {"--launcher=local", "submitit.local._local"} & {*sys.argv} and (orders := _fork_server()):
         sys.argv = _await_order(orders)
+    if sys.argv[0] == "experiments.benchmark":
+        _fork_rows()
     try:
         if sys.argv[0] == "-c":
             exec(sys.argv.pop(1), {"__name__": "__main__"})
