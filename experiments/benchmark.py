@@ -12,11 +12,13 @@ import functools
 import itertools
 import json
 import multiprocessing
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -263,10 +265,22 @@ def run_torch(python: str, *arguments: str) -> str:
 
 
 def alone(function: Callable, *arguments: Any) -> Any:
-    """The value of a call made in a process of its own."""
+    """The value of a call made in a process of its own, which ends when this one does, however that ends."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=memory.use_one_arena) as pool:
+    with ProcessPoolExecutor(1, context, initializer=_begin) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _begin() -> None:
+    """Prepares such a process."""
+    memory.use_one_arena()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # The pool's own process would wait for another call for ever, and whoever reads this command's output for it.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def against_torch(

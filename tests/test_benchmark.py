@@ -1,7 +1,11 @@
 """The benchmark's rows at a tiny size, each a whole measurement."""
 
 import json
+import os
+import pathlib
+import signal
 import sys
+import time
 
 import narrow
 import pytest
@@ -57,3 +61,21 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
 )
 def test_bad_flags_are_refused_in_one_line(flag, words):
     assert words in narrow.refused("experiments.benchmark", *flag.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_measures_ends_with_the_command_that_was_stopped(number):
+    process = narrow.Process("experiments.benchmark", "--sizes=32", "--repeats=1")
+    listed = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    begun = process.until(lambda: (found := listed.read_text().split()) and len(found) > 1 and found)
+    process.until(lambda: any("jaxlib" in pathlib.Path(f"/proc/{each}/maps").read_text() for each in begun))
+    process.send_signal(number)
+    process.wait()
+    until = time.monotonic() + 60
+    while left := [each for each in begun if os.path.exists(f"/proc/{each}")]:
+        if time.monotonic() > until:
+            for each in left:
+                os.kill(int(each), signal.SIGKILL)
+            pytest.fail("processes that nobody waits for")
+        time.sleep(0.1)
+    assert process.communicate()[0] == ""  # nor is there one that holds the pipe
