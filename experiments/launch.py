@@ -250,16 +250,26 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
     return rest
 
 
-def _expanded(arguments: Sequence[str]) -> list[str]:
-    """The arguments with flagfiles read. What comes after one wins, a repeatable flag over all of its name in it."""
-    known, given = flags.FLAGS, list(arguments)
+def _expanded(arguments: Sequence[str], within: Sequence[str] = ()) -> list[str]:
+    """The arguments with flagfiles read. What comes after one wins, a repeatable flag over all of its name in it.
+
+    Args:
+      arguments: of a command line, or the lines of a flagfile.
+      within: the flagfiles that these are in, from the outermost.
+
+    Raises:
+      UserError: a flagfile cannot be read.
+    """
+    given = list(arguments)
     groups: list[tuple[list[str], bool]] = []
     while given:
         first = given.pop(0)
         named = _name(first) == "flagfile" and first.startswith("-")
-        if named and "=" not in first and given:
+        if named and "=" not in first:
+            if not given:
+                raise UserError("--flagfile with no argument")
             first = f"--flagfile={given.pop(0)}"
-        groups.append((known.read_flags_from_files([first], force_gnu=False) if named else [first], named))
+        groups.append((_lines(first.partition("=")[2].strip(), within) if named else [first], named))
     found: list[str] = []
     later: set[str] = set()
     for group, is_file in reversed(groups):
@@ -269,6 +279,22 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
         later.update(names)
         found = group + found
     return found
+
+
+def _lines(name: str, within: Sequence[str]) -> list[str]:
+    """The flags of a flagfile, as absl reads them: none of no name, and of one that is read already."""
+    path = os.path.expanduser(name)
+    if path in within:
+        print(f"--flagfile={path}: names itself, which is left out", file=sys.stderr)
+    if not path or path in within:
+        return []
+    try:
+        with open(path) as file:  # in the locale's encoding
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise UserError(f"--flagfile={path}: cannot be read: {error.strerror}") from error
+    flags_ = [line for line in lines if line and not line.startswith(("#", "//"))]
+    return _expanded(flags_, (*within, path))
 
 
 def _name(argument: str) -> str:

@@ -890,11 +890,14 @@ def test_a_repeatable_flag_after_a_flagfile_takes_the_place_of_those_in_it(folde
     (folder / "two.flags").write_text(
         "--style=sample:night\n--style=sample:cat\n--style_layer=block1_conv1\n"
     )
+    inner = f"--flagfile={folder / 'two.flags'}\n"
+    (folder / "one.flags").write_text(f"{inner}--style=sample:facets\n")
     for number, (flags, styles) in enumerate(
         {
             (f"--flagfile={folder / 'two.flags'}", "--style=sample:facets"): ["facets"],
             ("--flagfile", f"{folder / 'two.flags'}", "--style", "sample:facets"): ["facets"],
             (f"--flagfile={folder / 'two.flags'}",): ["night", "cat"],
+            (f"--flagfile={folder / 'one.flags'}",): ["facets"],
         }.items()
     ):
         workdir = folder / f"later{number}"
