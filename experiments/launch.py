@@ -84,7 +84,9 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
     text = (
         f"Where the command writes. By default runs/{name}, or the first of -2, -3 … that is free or goes on."
     )
-    return flags.DEFINE_string("workdir", None, text)
+    holder = flags.DEFINE_string("workdir", None, text)
+    flags.register_validator("workdir", lambda value: value != "", "must name a folder; . is this one")
+    return holder
 
 
 class Company(NamedTuple):
@@ -269,7 +271,8 @@ def _expanded(arguments: Sequence[str], within: Sequence[str] = ()) -> list[str]
             if not given:
                 raise UserError("--flagfile with no argument")
             first = f"--flagfile={given.pop(0)}"
-        groups.append((_lines(first.partition("=")[2].strip(), within) if named else [first], named))
+        group = _lines(first.partition("=")[2].strip(), within) if named else [_at_home(first)]
+        groups.append((group, named))
     found: list[str] = []
     later: set[str] = set()
     for group, is_file in reversed(groups):
@@ -295,6 +298,12 @@ def _lines(name: str, within: Sequence[str]) -> list[str]:
         raise UserError(f"--flagfile={path}: cannot be read: {error.strerror}") from error
     flags_ = [line for line in lines if line and not line.startswith(("#", "//"))]
     return _expanded(flags_, (*within, path))
+
+
+def _at_home(argument: str) -> str:
+    """`--name=~/path` with the user's home folder, which a shell puts in only where `~` begins a word."""
+    name, _, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else argument
 
 
 def _name(argument: str) -> str:

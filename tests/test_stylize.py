@@ -363,8 +363,10 @@ BAD = {
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
     "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
     "an output that is a file of a run": (["--output={folder}/run/image.png"], "is the image.png of a run"),
+    "an output that is a folder": (["--output={folder}/folder.png"], "folder.png': cannot be written"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
     "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
+    "a workdir of no name": (["--workdir="], "--workdir="),
     "a workdir that is a file": (["--workdir={folder}/words.png"], "words.png"),
     "a value of two lines": (["--optimizer=adam:learning_rate=1,\nb1=0.9"], "one line"),
     "a name that no system takes": (["--content={folder}/" + 300 * "x"], "xxx"),
@@ -384,8 +386,8 @@ def bad(tmp_path_factory):
     (folder / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     Image.new("L", (20, 20)).save(folder / "black.png")
-    (folder / "nothing").mkdir()
-    (folder / "run").mkdir()
+    for name in ("nothing", "folder.png", "run"):
+        (folder / name).mkdir()
     (folder / "run/run.flags").touch()
     return folder, flags
 
@@ -852,6 +854,19 @@ def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_p
     assert "picture: runs/content-style-2/image.png" in run("--steps=3")
     assert "finished before" in run("--steps=2")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"content-style", "content-style-2"}
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_put_that_in(folder, tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for path in (home, here):
+        path.mkdir()
+    make_pictures(home)
+    (home / "mine.flags").write_text("--content=~/content.png\n--style=~/style.png:2\n")
+    flags = ("--flagfile=~/mine.flags", "--workdir=~/run", "--size=32", "--steps=1", *narrow.FEW)
+    narrow.run("experiments.stylize", *flags, cwd=here, check=True, HOME=str(home))
+    assert (home / "run" / "image.png").is_file()
+    assert not any(here.iterdir())
+    assert f"--content={home / 'content.png'}\n" in (home / "run" / "run.flags").read_text()
 
 
 def test_the_commands_are_listed_with_a_line_each():

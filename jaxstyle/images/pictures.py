@@ -147,13 +147,16 @@ def check_writable(path: str | os.PathLike, bits: int = 8) -> None:
     """Tells early whether a picture can be written to a path.
 
     Raises:
-      UserError: the suffix is not one of `SUFFIXES` or cannot hold so many bits, or there is no folder to write in.
+      UserError: the suffix is not one of `SUFFIXES` or cannot hold so many bits, there is no folder to write in, or
+        the path is one.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{str(path)!r}: the name of a picture to write must end in {', '.join(SUFFIXES)}")
     if bits == 16 and path.suffix.lower() not in encode.DEEP:
         raise UserError(f"--bits=16: {str(path)!r} cannot hold them; {', '.join(encode.DEEP)} can")
+    if path.is_dir():
+        raise UserError(f"{str(path)!r}: cannot be written: it is a directory")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{str(path)!r}: its folder is missing or cannot be written")
 
