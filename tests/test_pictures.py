@@ -833,6 +833,22 @@ def test_white_may_be_zero_in_16_bits(tmp_path):
     np.testing.assert_allclose(pictures.read(tmp_path / "a.tiff")[..., 0], expected, atol=1)
 
 
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"tile": (16, 16)}, {"rowsperstrip": 5}])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_colours_of_16_bits_may_be_stored_apart(tmp_path, compression, options):
+    values = np.arange(3 * 40 * 48, dtype=np.uint16).reshape(3, 40, 48) * 11
+    tifffile.imwrite(
+        tmp_path / "a.tiff",
+        values,
+        photometric="rgb",
+        planarconfig="separate",
+        compression=compression,
+        **options,
+    )
+    found = pictures.read(tmp_path / "a.tiff")
+    np.testing.assert_allclose(found, np.moveaxis(values, 0, -1) / 257, atol=1)
+
+
 @pytest.mark.parametrize("turn", [1, 6])
 def test_a_phones_heic_is_read_upright_and_once(tmp_path, turn):
     x = np.linspace(0, 255, 64)

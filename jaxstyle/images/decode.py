@@ -5,7 +5,8 @@ import re
 import time
 import warnings
 
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import convert, jpegxl
@@ -127,7 +128,26 @@ def _open(data: bytes, name: str, longer: int | None) -> Image.Image:
                 image.draft(None, (width // scale, height // scale))
         return image
     Image.init()
-    return Image.open(_Timed(data), formats=[each for each in FORMATS if each in Image.OPEN])
+    image = Image.open(_Timed(data), formats=[each for each in FORMATS if each in Image.OPEN])
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _keep_depth(image)
+    return image
+
+
+def _keep_depth(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Has colours of 16 bits that are stored apart, each in a plane of its own, read as such.
+
+    Pillow keeps of their raw mode, `RGB;16L` for one, the letter of the plane, which reads bytes. Where they are
+    compressed, libtiff reads them, to which this does not apply.
+    """
+    if set(image.tag_v2.get(BITSPERSAMPLE, ())) == {16}:
+        depth = ";16L" if image.tag_v2.prefix == b"II" else ";16B"
+        image.tile = [
+            tile._replace(args=(tile.args[0] + depth, *tile.args[1:]))
+            if tile.codec_name == "raw" and len(tile.args[0]) == 1
+            else tile
+            for tile in image.tile
+        ]
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
