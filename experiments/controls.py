@@ -183,7 +183,7 @@ class Command(NamedTuple):
 
 
 def command(chosen: Mapping[str, str]) -> Command:
-    """The command for what a page has chosen: flags that differ from their defaults.
+    """The command for what a page has chosen: flags that differ from their defaults, which an empty field means.
 
     Raises:
       UserError: a value that its flag does not take.
@@ -193,7 +193,7 @@ def command(chosen: Mapping[str, str]) -> Command:
     if not all(isinstance(value, str) and value.isprintable() for value in chosen.values()):
         raise UserError("what is chosen must be one line of printable characters")
     defaults = values(Settings())
-    chosen = defaults | {name: value.strip() for name, value in chosen.items()}
+    chosen = defaults | {name: value.strip() for name, value in chosen.items() if value.strip()}
     against = chosen.pop("against")
     given = settings.parse("".join(f"--{name}={value}\n" for name, value in chosen.items() if value))
     pictures.parse_size(given.size)

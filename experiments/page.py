@@ -50,7 +50,7 @@ class Studio:
         """
         try:
             chosen = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"what was sent is no JSON: {error}") from error
         if not isinstance(chosen, dict):
             raise UserError("what is chosen must be names with their values")

@@ -65,6 +65,12 @@ def test_the_command_of_a_choice_has_what_differs_from_the_defaults():
     assert found.line("a b") == f"python -m experiments.stylize {' '.join(found.flags)} '--workdir=a b'"
 
 
+def test_a_field_that_was_emptied_is_at_its_default():
+    emptied = dict.fromkeys(controls.CHOSEN, "") | {"size": " "} | CHOSEN
+    assert controls.command(emptied) == controls.command(CHOSEN)
+    assert controls.trials(emptied) == controls.trials(CHOSEN)
+
+
 def test_two_optimizers_are_a_comparison_and_two_dry_runs():
     found = controls.command(CHOSEN | {"against": "adam:learning_rate=3"})
     assert (found.name, found.run) == ("compare", "compare-cat-night")
@@ -495,6 +501,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(client):
     before = sorted(client.studio.folder.rglob("*"))
     for path, body in (
         *(("paint", {"content": "/etc/hostname", "style": "sample:night"}), ("paint", {}), ("paint", b"{")),
+        ("paint", b"[" * 50_000),
         *(
             ("paint", CHOSEN | {"size": "0"}),
             ("paint", CHOSEN | {"workdir": "x"}),
