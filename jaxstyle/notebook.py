@@ -98,9 +98,17 @@ def stylize(
     recipe, form = recipe or recipes.RECIPES["gatys"], form or objective.GATYS
     spec = catalogue.parse(optimizer, variables=None)
     network = network or weights.load("vgg16-torchvision")
-    deepest = max([*recipe.content_layers, *recipe.style_layers])
+    layers = [*recipe.content_layers, *recipe.style_layers]
+    if missing := set(layers) - set(network.network.convolutions):
+        raise KeyError(min(missing))
+    deepest = max(layers)
     for picture in (content, *styles):
-        if picture.ndim != 3 or picture.shape[2] != 3:
+        if not hasattr(picture, "shape"):
+            raise UserError(
+                f"a picture is an array [height, width, 3], not of type {type(picture).__name__}; read_picture makes "
+                "one of a file, numpy.asarray one of a Pillow image"
+            )
+        if len(picture.shape) != 3 or picture.shape[2] != 3:
             raise UserError(f"a picture is an array [height, width, 3], not {[*picture.shape]}")
         if min(picture.shape[:2]) < vgg.smallest_side(deepest):
             height, width, _ = picture.shape

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxstyle
 
@@ -70,6 +71,24 @@ def test_what_is_no_picture_is_told_by_its_shape(narrow_weights, shape):
     for given in ((other, picture), (picture, other)):
         with pytest.raises(jaxstyle.UserError, match=re.escape(f"[height, width, 3], not {[*shape]}")):
             jaxstyle.stylize(*given)
+
+
+@pytest.mark.parametrize("other", ["me.jpg", Image.new("RGB", (20, 24)), [[[0.0, 0.0, 0.0]]]])
+def test_what_is_no_array_is_told_how_to_be_one(narrow_weights, other):
+    picture = np.zeros((24, 20, 3), np.float32)
+    for given in ((other, picture), (picture, other)):
+        with pytest.raises(
+            jaxstyle.UserError, match=f"not of type {type(other).__name__}; read_picture makes"
+        ):
+            jaxstyle.stylize(*given)
+
+
+@pytest.mark.parametrize("layer", ["block9_conv1", "relu3_1", "conv"])
+def test_a_layer_that_there_is_not_is_told_by_its_name(narrow_weights, layer):
+    picture = np.zeros((32, 32, 3), np.float32)
+    for layers in ({"style_layers": {layer: 1.0}}, {"content_layers": {layer: 1.0}}):
+        with pytest.raises(KeyError, match=layer):
+            jaxstyle.stylize(picture, picture, recipe=jaxstyle.RECIPES["gatys"]._replace(**layers))
 
 
 def test_a_texture_is_made_without_content_and_of_bytes(narrow_weights):
