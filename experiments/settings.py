@@ -45,7 +45,7 @@ class PathParser(flags.ArgumentParser):
 
 def _serialize_path(value: str) -> str:
     """A path as one line of a flagfile, which neither ends lines within values nor keeps spaces at their ends."""
-    if value.isprintable() and value.strip() == value and not value.startswith("file:"):
+    if value.isprintable() and value.strip() == value and not value.startswith(("file:", "~/")):
         return value
     return f"file:{urllib.parse.quote(os.fsencode(value))}"
 

@@ -27,11 +27,13 @@ def test_every_value_comes_back_from_its_record():
         content=odd,
         style=(odd, "b.png:2"),
         content_mask=("", "m.png"),
+        content_weight_mask="~/mask.png",
         init="file:x",
         clip=True,
         style_scale=0.3,
     )
     assert settings.parse(settings.record(given)) == given
+    assert "=~/" not in settings.record(given)  # which a command would take for the user's folder
     assert all(line.startswith("--") and line.isprintable() for line in settings.record(given).splitlines())
 
 

@@ -925,6 +925,21 @@ def test_a_repeatable_flag_after_a_flagfile_takes_the_place_of_those_in_it(folde
         assert record.count("--style_layer=") == 1
 
 
+def test_a_value_may_begin_with_the_users_folder(folder, start):
+    home, elsewhere = folder / "home", folder / "elsewhere"
+    home.mkdir(), elsewhere.mkdir()
+    shutil.copy(folder / "content.png", home / "me.png")
+    (home / "mine.flags").write_text("--style=~/me.png:2\n--style=sample:night\n")
+    arguments = "--content=~/me.png", "--flagfile=~/mine.flags", "--workdir=~/runs/me", "--output=~/it.jpg"
+    done = start(*arguments, "--steps=1", *narrow.FEW, cwd=elsewhere, HOME=str(home))
+    _, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    assert (home / "it.jpg").is_file()
+    assert not [*elsewhere.iterdir()]
+    record = (home / "runs" / "me" / "run.flags").read_text()
+    assert {f"--content={home}/me.png", f"--style={home}/me.png:2"} < set(record.splitlines())
+
+
 def test_flagfiles_may_name_flagfiles(folder, stylize, whole):
     (folder / "inner.flags").write_text(f"# how long\n--steps={STEPS}\n")
     (folder / "outer.flags").write_text(
