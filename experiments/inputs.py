@@ -212,8 +212,10 @@ def parse_style(text: str) -> tuple[str, float]:
     """`PATH` or `PATH:share`; a file that has the whole name is taken as it is.
 
     Raises:
-      UserError: the share is none.
+      UserError: there is no path, or the share is none.
     """
+    if not text:
+        raise UserError("--style=: names no picture; a picture file or a sample is needed")
     path, _, last = text.rpartition(":")
     try:
         share = float(last)

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -153,11 +153,14 @@ def _route(answer: Answer, limit: int = 2**16) -> Callable[[Request], Awaitable[
 
     async def respond(request: Request) -> Response:
         data = bytearray()
-        async for piece in request.stream():
-            data += piece
-            if len(data) > limit:
-                text = f"has more than {limit >> 20} MiB" if limit >= 2**20 else "is too long"
-                return JSONResponse({"error": f"what was sent {text}"}, 413)
+        try:
+            async for piece in request.stream():
+                data += piece
+                if len(data) > limit:
+                    text = f"has more than {limit >> 20} MiB" if limit >= 2**20 else "is too long"
+                    return JSONResponse({"error": f"what was sent {text}"}, 413)
+        except ClientDisconnect:  # the page was closed or loaded anew: nobody waits for an answer
+            return Response()
         try:
             found = await run_in_threadpool(answer, request, bytes(data))
         except UserError as error:

@@ -526,6 +526,20 @@ def test_a_mistake_is_one_line_and_nothing_is_written(client):
     assert sorted(client.studio.folder.rglob("*")) == before
 
 
+def test_who_goes_away_while_sending_leaves_no_trace(client, caplog):
+    before = sorted(client.studio.folder.rglob("*"))
+    with socket.create_connection(("127.0.0.1", client.port)) as leaving:
+        host = f"Host: 127.0.0.1:{client.port}"
+        leaving.sendall(
+            f"POST /uploads?name=me.png HTTP/1.1\r\n{host}\r\nContent-Length: 99\r\n\r\nhalf".encode()
+        )
+        client.get("runs")  # after which what was sent before has been read
+    for _ in range(3):
+        client.get("runs")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert sorted(client.studio.folder.rglob("*")) == before
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 

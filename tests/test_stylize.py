@@ -359,6 +359,8 @@ BAD = {
     "scales of a number of evaluations": (["--scales=2", "--evaluations=9"], "--scales=2: --evaluations"),
     "no evaluations": (["--evaluations=0"], "evaluations"),
     "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),
+    "a style without a name": (["--style="], "--style=: names no picture"),
+    "a start without a name": (["--init="], "names no picture"),
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
     "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),

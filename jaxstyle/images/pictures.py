@@ -239,6 +239,8 @@ def write_animation(path: str | os.PathLike, frames: Sequence[Path]) -> None:
 
 def _source(path: str | os.PathLike) -> Path | UInt8[np.ndarray, "height width 3"]:
     """The file that a path or the name of a sample photo means; for a drawn sample, its pixels."""
+    if not str(path):
+        raise UserError("'': names no picture; a picture file or a sample is needed")
     kind, _, sample = str(path).partition(":")
     if kind in ("http", "https", "ftp", "file") and sample.startswith("//"):
         raise UserError(f"{str(path)!r}: is an address; download the picture and name the file")
