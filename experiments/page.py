@@ -35,12 +35,21 @@ class Studio:
     def __init__(self, folder: pathlib.Path):
         self.folder, self.uploads = folder, folder / "uploads"
         self.queue, self.estimates = jobs.Queue(), jobs.Estimates()
-        self._naming = threading.Lock()
+        self._naming, self._keeping = threading.Lock(), threading.Lock()
         self._lines: dict[str, str] = {}  # how what was begun here is typed
 
     def close(self) -> None:
         self.estimates.cancel()
         self.queue.close()
+
+    def keep(self, name: str, data: bytes) -> uploads.Upload:
+        """Keeps a picture, one after another: of two that are the same and no picture, one would delete the other's.
+
+        Raises:
+          UserError: it is none that can be kept.
+        """
+        with self._keeping:
+            return uploads.keep(self.uploads, name, data)
 
     def chosen(self, data: bytes) -> Mapping[str, str]:
         """What a page has chosen, if it is that.
@@ -239,7 +248,7 @@ def application(studio: Studio, hosts: Collection[str]) -> guard.Application:
         return Route(path, _route(answer, **options), methods=["POST"])
 
     def upload(request: Request, data: bytes) -> dict[str, Any]:
-        return uploads.keep(studio.uploads, request.query_params.get("name", ""), data)._asdict()
+        return studio.keep(request.query_params.get("name", ""), data)._asdict()
 
     def command(_: Request, data: bytes) -> dict[str, str]:
         asked = controls.command(studio.chosen(data))

@@ -1,6 +1,7 @@
 """The studio: what a page's choices come to, what it may name, one run at a time, and the page in a browser."""
 
 import asyncio
+import concurrent.futures
 import http.client
 import io
 import json
@@ -524,6 +525,17 @@ def test_a_mistake_is_one_line_and_nothing_is_written(client):
     assert client.ask("paint", b" " * 70000)[0] == 413
     assert client.ask("runs", Origin="http://evil.example")[0] == 403
     assert sorted(client.studio.folder.rglob("*")) == before
+
+
+def test_what_is_no_picture_is_told_so_to_all_who_send_it_at_once(client, monkeypatch):
+    def read(path, **_):
+        time.sleep(0.05)  # in which the others come
+        raise UserError(f"{str(path)!r}: is no picture")
+
+    monkeypatch.setattr(pictures, "read", read)
+    with concurrent.futures.ThreadPoolExecutor(8) as pages:
+        answers = list(pages.map(lambda _: client.ask("uploads?name=me.png", b"none"), range(8)))
+    assert answers == [(400, {"error": "'me.png': is no picture"})] * 8
 
 
 def test_who_goes_away_while_sending_leaves_no_trace(client, caplog):
