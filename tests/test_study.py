@@ -79,8 +79,8 @@ def test_each_budget_has_the_runs_of_its_own_rate():
     ]
     tunings = [each._replace(best={25: each.best[50], 50: each.best[25]}) for each in tunings]
     found = study.Study((25, 50), tuple(tunings), tuple(runs))
-    assert study.field(found, "photo", 25).runs[0][0].learning_rate == 3
-    assert study.field(found, "photo", 50).arms == ()  # the best rate there, 30, has not run
+    assert study.field(found, "photo", 25).runs["adam"][0].learning_rate == 3
+    assert study.field(found, "photo", 50).runs == {}  # the best rate there, 30, has not run
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -89,8 +89,8 @@ def test_each_budget_has_the_runs_of_its_own_rate():
 def test_a_budget_at_which_no_arm_has_run_on_all_pairs_has_no_rows():
     runs = [run("a", "A", [8, 4, 2]), run("b", "B", [8, 2, 4])]
     field = study.field(study.Study((2, 3), (), tuple(runs)), "photo", 2)
-    for found in (study.ratios(field), study.last_ratios(field), study.costs(field, 1.5)):
-        assert found.shape == (0, 2)
+    for found in (study.ratios(field), study.ratios(field, study.last_within), study.costs(field, 1.5)):
+        assert found == {}
 
 
 def test_losses_are_over_the_best_that_any_arm_found_for_the_pair():
@@ -101,9 +101,14 @@ def test_losses_are_over_the_best_that_any_arm_found_for_the_pair():
         run("b", "B", [8, 3, 3]),
     ]
     found = study.Study((2, 3), (), tuple(runs))
-    np.testing.assert_allclose(study.ratios(study.field(found, "photo", 2)), [[2, 8 / 3], [1, 1]])
-    np.testing.assert_allclose(study.last_ratios(study.field(found, "photo", 3)), [[1, 2], [2, 1]])
-    np.testing.assert_allclose(study.costs(study.field(found, "photo", 3), 1.5), [[3, np.inf], [2, 2]])
+    within_2, within_3 = (study.field(found, "photo", budget) for budget in (2, 3))
+    for scores, a, b in (
+        (study.ratios(within_2), [2, 8 / 3], [1, 1]),
+        (study.ratios(within_3, study.last_within), [1, 2], [2, 1]),
+        (study.costs(within_3, 1.5), [3, np.inf], [2, 2]),
+    ):
+        assert [*scores] == ["a", "b"]
+        np.testing.assert_allclose([*scores.values()], [a, b])
 
 
 def test_arms_are_told_against_the_best():
@@ -213,11 +218,13 @@ def test_packing_keeps_every_score(long):
     assert sum(len(each.total) for each in packed.runs) < 0.7 * sum(len(each.total) for each in long.runs)
     for budget in long.budgets:
         before, after = study.field(long, "photo", budget), study.field(packed, "photo", budget)
-        assert (before.arms, before.pairs) == (after.arms, after.pairs)
-        for score in (study.ratios, study.last_ratios):
-            np.testing.assert_allclose(score(after), score(before), rtol=1e-6)
-        for target in study.TARGETS:
-            np.testing.assert_array_equal(study.costs(after, target), study.costs(before, target))
+        assert ([*before.runs], before.pairs) == ([*after.runs], after.pairs)
+        for arm in before.runs:
+            for within in (study.best_within, study.last_within):
+                scores = (study.ratios(field, within)[arm] for field in (after, before))
+                np.testing.assert_allclose(*scores, rtol=1e-6)
+            for target in study.TARGETS:
+                np.testing.assert_array_equal(*(study.costs(field, target)[arm] for field in (after, before)))
     assert study.pack(packed) == study.pack(long)
 
 
@@ -275,7 +282,7 @@ def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
     assert {each.pair for each in found.runs} == {"portrait + night", "cat + facets"}
     assert {each.arm for each in found.tunings} == {"adam", "gd"}
     for budget in (3, 5):
-        assert study.field(found, "photo", budget).arms == ("lbfgs", "adam", "gd")
+        assert list(study.field(found, "photo", budget).runs) == ["lbfgs", "adam", "gd"]
     for arm in ("adam", "gd"):
         rates = {each.learning_rate for each in found.tunings if each.arm == arm}
         assert len(rates) == 5
@@ -481,8 +488,7 @@ def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_c
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
     page = (ROOT / "docs" / "parametrization.md").read_text("utf-8")
     (line,) = (line for line in page.splitlines() if line.startswith(f"| {row}"))
-    field = study.field(found, problem, 100)
-    runs = dict(zip(field.arms, field.runs, strict=True))
+    runs = study.field(found, problem, 100).runs
     goals = [study.best_within(run, 100) for run in runs["lbfgs"]]
     arms = [f"lbfgs{kind}" for kind in ("@fourier:exponent=0.35", "@fourier:exponent=0.5")]
     arms.append("lbfgs:scaling=spectral@fourier:exponent=0.5")
@@ -516,8 +522,7 @@ def test_what_that_page_says_of_200_evaluations_is_of_the_committed_curves(row, 
     found = study.unpack((ROOT / "docs" / "optimizers" / "curves-200.npz").read_bytes())
     page = (ROOT / "docs" / "parametrization.md").read_text("utf-8")
     (line,) = (line for line in page.splitlines() if line.startswith(f"| {row}"))
-    field = study.field(found, problem, 200)
-    runs = dict(zip(field.arms, field.runs, strict=True))
+    runs = study.field(found, problem, 200).runs
     goals = [study.best_within(run, 200) for run in runs["lbfgs"]]
     runs = runs["lbfgs:scaling=spectral@fourier:exponent=0.5"]
     parts = [study.evaluations_to(run, goal) / 200 for run, goal in zip(runs, goals, strict=True)]

@@ -11,9 +11,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
@@ -75,6 +77,17 @@ def plain_ticks(axis: Axis) -> None:
     """Numbers as they are written, on a logarithmic axis too; powers of ten as formulas take longer than all else."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def plain(axes: Axes, which: str = "both") -> None:
+    """A grid at these ticks, "major" or "both", and no frame above and to the right."""
+    axes.grid(alpha=0.25, which=which)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: Figure, note: str | None, *lines: list) -> Legend:
+    """The names of lines, by default of all, beside the axes and under a note."""
+    return figure.legend(*lines, loc="outside right upper", frameon=False, title=note, title_fontsize=8)
 
 
 def png(figure: Figure) -> bytes:
@@ -140,15 +153,11 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = tuple(CLOCKS.values())) 
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
             axes.set_xlabel(CLOCKS[column])
-            axes.grid(alpha=0.25, which="both")
-            axes.spines[["top", "right"]].set_visible(False)
+            plain(axes)
         row[0].set_ylabel("total loss")
         _plain(row[0].set_title(pair, loc="left", fontsize=11))
     note = "cross: diverged" if any(arm.status == "diverged" for arm in arms) else None
-    legend = figure.legend(
-        *_handles(grid), loc="outside right upper", frameon=False, title=note, title_fontsize=8
-    )
-    for text in legend.get_texts():
+    for text in legend(figure, note, *_handles(grid)).get_texts():
         _plain(text)
     return figure
 
@@ -165,8 +174,7 @@ def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
     for column, name in enumerate(journal.COLUMNS[3:], 3):
         label = name if (rows[:, column] > 0).any() else None  # a term of weight 0 has no line to be seen
         axes.plot(rows[:, 0], rows[:, column], label=label, lw=2.2 if name == "total" else 1.4)
-    axes.grid(alpha=0.25, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(*axes.get_legend_handles_labels(), frameon=False)
     return figure
 
@@ -241,10 +249,8 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
     totals = [rate.final_total for rate in rates if np.isfinite(rate.final_total)] or [1.0]
     axes.set_ylim(min(totals) / 1.3, 1.3 * min(max(totals), 100 * min(totals)))
-    axes.grid(alpha=0.25, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    note = "broad: within 10 %\nof the best\ncross: diverged"
-    figure.legend(loc="outside right upper", frameon=False, title=note, title_fontsize=8)
+    plain(axes)
+    legend(figure, "broad: within 10 %\nof the best\ncross: diverged")
     return figure
 
 
@@ -292,7 +298,6 @@ def planes(found: Mapping[str, Mapping[str, float]], families: Mapping[str, str]
                 color=palette[families[arm]],
             )
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes, "major")
     axes.legend(frameon=False, title="numbers: style weight\ngrey: the front")
     return figure

@@ -8,7 +8,7 @@ of Moré and Wild 2009, "Benchmarking Derivative-Free Optimization Algorithms", 
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -115,15 +115,18 @@ def decades(scores: Mapping[float, float]) -> float:
 class Field(NamedTuple):
     """The arms of one problem at one budget, each at the learning rate that was chosen for that budget.
 
-    `runs` has a row for each arm and a column for each pair; `known` is the lowest loss of each pair.
+    `runs` has by arm a run for each pair; `known` is the lowest loss of each pair.
     """
 
     problem: str
     budget: int
-    arms: tuple[str, ...]
     pairs: tuple[str, ...]
-    runs: tuple[tuple[Run, ...], ...]
+    runs: Mapping[str, tuple[Run, ...]]
     known: Float[np.ndarray, " pairs"]
+
+
+#: By arm of a field a number for each pair.
+Scores = dict[str, Float[np.ndarray, " pairs"]]
 
 
 def problems(study: Study) -> list[str]:
@@ -134,7 +137,7 @@ def field(study: Study, problem: str, budget: int) -> Field:
     """The field of a problem at a budget. Arms that have not run on every pair are left out."""
     mine = [run for run in study.runs if run.problem == problem]
     pairs = tuple(dict.fromkeys(run.pair for run in mine))
-    arms, rows = [], []
+    runs = {}
     for arm in dict.fromkeys(run.arm for run in mine):
         scores = rate_scores(study.tunings, problem, arm, budget)
         rate = chosen_rate(scores) if scores else None
@@ -142,40 +145,28 @@ def field(study: Study, problem: str, budget: int) -> Field:
             run.pair: run for run in mine if run.arm == arm and (not scores or run.learning_rate == rate)
         }
         if len(found) == len(pairs):
-            arms.append(arm)
-            rows.append(tuple(found[pair] for pair in pairs))
+            runs[arm] = tuple(found[pair] for pair in pairs)
     last = max(study.budgets)
     known = [min(best_within(run, last) for run in mine if run.pair == pair) for pair in pairs]
-    return Field(problem, budget, tuple(arms), pairs, tuple(rows), np.array(known))
+    return Field(problem, budget, pairs, runs, np.array(known))
 
 
-def _by_pair(rows: Sequence[Sequence[float]], field: Field) -> Float[np.ndarray, "arms pairs"]:
-    """The rows as an array, of arms that may be none yet."""
-    return np.reshape(np.array(rows, float), (len(field.arms), len(field.pairs)))
+def ratios(field: Field, within: Callable[[Run, float], float] = best_within) -> Scores:
+    """The loss within the budget, `best_within` or `last_within`, over the best known."""
+    return {
+        arm: np.array([within(run, field.budget) for run in runs]) / field.known
+        for arm, runs in field.runs.items()
+    }
 
 
-def ratios(field: Field) -> Float[np.ndarray, "arms pairs"]:
-    """The best loss within the budget over the best known."""
-    return (
-        _by_pair([[best_within(run, field.budget) for run in row] for row in field.runs], field) / field.known
-    )
-
-
-def last_ratios(field: Field) -> Float[np.ndarray, "arms pairs"]:
-    """The last loss within the budget over the best known."""
-    return (
-        _by_pair([[last_within(run, field.budget) for run in row] for row in field.runs], field) / field.known
-    )
-
-
-def costs(field: Field, target: float) -> Float[np.ndarray, "arms pairs"]:
+def costs(field: Field, target: float) -> Scores:
     """Evaluations to `target` times the best known loss; infinite where the budget does not pay for them."""
-    found = [
-        [evaluations_to(run, target * known) for run, known in zip(row, field.known, strict=True)]
-        for row in field.runs
-    ]
-    found = _by_pair(found, field)
-    return np.where(found <= field.budget, found, np.inf)
+    goals = target * field.known
+    found = {
+        arm: np.array([evaluations_to(run, goal) for run, goal in zip(runs, goals, strict=True)])
+        for arm, runs in field.runs.items()
+    }
+    return {arm: np.where(spent <= field.budget, spent, np.inf) for arm, spent in found.items()}
 
 
 class Interval(NamedTuple):
@@ -308,16 +299,8 @@ def unpack(data: bytes) -> Study:
         found = dict(file)
     budgets = tuple(map(int, found["budgets"]))
     tunings = tuple(
-        Tuning(
-            str(problem),
-            str(arm),
-            str(pair),
-            _number(rate),
-            dict(zip(budgets, map(float, best), strict=True)),
-        )
-        for problem, arm, pair, rate, best in zip(
-            *(found[f"tuning_{name}"] for name in (*Tuning._fields[:-1], "best")), strict=True
-        )
+        Tuning(*map(str, words), _number(rate), dict(zip(budgets, map(float, best), strict=True)))
+        for *words, rate, best in zip(*(found[f"tuning_{name}"] for name in Tuning._fields), strict=True)
     )
     ends = np.cumsum(found["run_rows"])
     runs = []

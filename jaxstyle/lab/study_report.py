@@ -32,7 +32,7 @@ def write(directory: pathlib.Path, found: Study, flags: str) -> None:
     text = []
     for problem in study.problems(found):
         fields = [study.field(found, problem, budget) for budget in found.budgets]
-        if not fields[-1].arms:
+        if not fields[-1].runs:
             continue
         title = TITLES.get(problem, problem)
         body = [f"<h2>{html.escape(title)}</h2><p>{html.escape(_answer(found, fields))}</p>"]
@@ -59,12 +59,11 @@ def _answer(found: Study, fields: Sequence[Field]) -> str:
     """Which arm has the lowest loss at each budget, by the geometric mean over how many pairs."""
     last, lowest = fields[-1], {}
     for field in fields:
-        means = [study.geometric_mean(row) for row in study.ratios(field)]
-        if means:
-            lowest.setdefault(field.arms[int(np.argmin(means))], []).append(str(field.budget))
+        if means := _means(field):
+            lowest.setdefault(min(means, key=means.get), []).append(str(field.budget))
     size = f" at {found.size}" if found.size else ""
     best = ", ".join(f"{arm} after {', '.join(budgets)}" for arm, budgets in lowest.items())
-    return f"{len(last.arms)} arms on {len(last.pairs)} test pairs{size}. The lowest loss, by evaluations: {best}."
+    return f"{len(last.runs)} arms on {len(last.pairs)} test pairs{size}. The lowest loss, by evaluations: {best}."
 
 
 def _html(table: Table) -> str:
@@ -84,21 +83,21 @@ def _html(table: Table) -> str:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
+def _means(field: Field) -> dict[str, float]:
+    """By arm the geometric mean over the pairs of the best loss over the best known."""
+    return {arm: study.geometric_mean(row) for arm, row in study.ratios(field).items()}
+
+
 def _order(fields: Sequence[Field]) -> list[str]:
-    """Arms by the geometric mean of their scores over budgets, the best first."""
-    scores = {arm: [] for arm in fields[-1].arms}
-    for field in fields:
-        for arm, row in zip(field.arms, study.ratios(field), strict=True):
-            scores.get(arm, []).append(study.geometric_mean(row))
-    means = {
-        arm: study.geometric_mean(found) if len(found) == len(fields) else math.inf
-        for arm, found in scores.items()
-    }
-    return sorted(means, key=lambda arm: means[arm])
+    """Arms by the geometric mean of their scores over budgets, the best first; those without all of them last."""
+    means = [_means(field) for field in fields]
+    return sorted(
+        means[-1], key=lambda arm: study.geometric_mean([each.get(arm, math.inf) for each in means])
+    )
 
 
 def _rate(field: Field, arm: str) -> str:
-    rate = field.runs[field.arms.index(arm)][0].learning_rate
+    rate = field.runs[arm][0].learning_rate
     return "" if math.isnan(rate) else f"{rate:g}"
 
 
@@ -117,19 +116,18 @@ def losses(found: Study, fields: Sequence[Field]) -> Table:
     Arms of which no rate reached the largest budget on all tuning pairs come last.
     """
     table, ratios = [], [study.ratios(field) for field in fields]
-    lowest = [min(map(study.geometric_mean, each), default=0) for each in ratios]
+    lowest = [min(_means(field).values(), default=0) for field in fields]
     tuned = dict.fromkeys(each.arm for each in found.tunings if each.problem == fields[-1].problem)
     for arm in dict.fromkeys([*_order(fields), *tuned]):
-        rates = list(dict.fromkeys(_rate(field, arm) for field in fields if arm in field.arms))
+        rates = list(dict.fromkeys(_rate(field, arm) for field in fields if arm in field.runs))
         cells = [arm, ", ".join(rates)]
         for field, own, least in zip(fields, ratios, lowest, strict=True):
-            if arm not in field.arms:
+            if arm not in field.runs:
                 scores = study.rate_scores(found.tunings, field.problem, arm, field.budget)
                 cells.append("has not run" if scores and study.chosen_rate(scores) else "diverged")
                 continue
-            mine = own[field.arms.index(arm)]
-            text = _interval(mine)
-            cells.append(f"**{text}**" if study.geometric_mean(mine) <= 1.02 * least else text)
+            text = _interval(own[arm])
+            cells.append(f"**{text}**" if study.geometric_mean(own[arm]) <= 1.02 * least else text)
         table.append(cells)
     return ["optimizer", "rate", *(f"{field.budget} evaluations" for field in fields)], table
 
@@ -151,14 +149,11 @@ def against(found: Study, fields: Sequence[Field]) -> Table:
     table, ratios = [], [study.ratios(field) for field in fields]
     for arm in others:
         cells = [arm]
-        for field, each in zip(fields, ratios, strict=True):
-            if not {arm, best} <= {*field.arms}:
-                cells.append("")
-                continue
-            own = each[field.arms.index(arm)] / each[field.arms.index(best)]
-            cells.append(_interval(own))
+        for each in ratios:
+            own = each[arm] / each[best] if {arm, best} <= each.keys() else None
+            cells.append("" if own is None else _interval(own))
         field = fields[-1]
-        rows = zip(field.runs[field.arms.index(best)], field.runs[field.arms.index(arm)], strict=True)
+        rows = zip(field.runs[best], field.runs[arm], strict=True)
         spent = [study.evaluations_to(leader, study.best_within(run, field.budget)) for leader, run in rows]
         ahead = int(np.sum(own > 1))
         table.append(
@@ -173,9 +168,9 @@ def targets(found: Study, fields: Sequence[Field]) -> Table:
     field, table = fields[-1], []
     costs = {target: study.costs(field, target) for target in study.TARGETS}
     for arm in _order(fields):
-        i, cells = field.arms.index(arm), [arm]
+        cells = [arm]
         for target in study.TARGETS:
-            mine = costs[target][i]
+            mine = costs[target][arm]
             solved = int(np.isfinite(mine).sum())
             median = float(np.median(mine))
             text = "—" if math.isinf(median) else f"{median:.0f}"
@@ -184,19 +179,24 @@ def targets(found: Study, fields: Sequence[Field]) -> Table:
     return ["optimizer", *(f"{target:g} x" for target in study.TARGETS)], table
 
 
+def _ranks(field: Field) -> study.Ranks | None:
+    """Of the arms; none for fewer than three of them or a single pair."""
+    enough = len(field.runs) > 2 and len(field.pairs) > 1
+    return study.ranks(np.stack([*study.ratios(field).values()])) if enough else None
+
+
 def standing(found: Study, fields: Sequence[Field]) -> Table:
     """Mean ranks, seconds, sensitivity and what the loss does not tell, at the largest budget."""
     field, table = fields[-1], []
-    last = study.last_ratios(field)
-    mean = study.ranks(study.ratios(field)).mean if len(field.arms) > 2 and len(field.pairs) > 1 else None
+    last, ranks = study.ratios(field, study.last_within), _ranks(field)
+    means = dict(zip(field.runs, ranks.mean, strict=True)) if ranks else {}
     for arm in _order(fields):
-        i = field.arms.index(arm)
-        runs, scores = field.runs[i], study.rate_scores(found.tunings, field.problem, arm, field.budget)
+        runs, scores = field.runs[arm], study.rate_scores(found.tunings, field.problem, arm, field.budget)
         decades = study.decades(scores) if scores else 0.0
         wide = (f"{decades:.1f}" if decades else "< 0.5") if scores else ""
         measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
         table.append(
-            [arm, f"{mean[i]:.1f}" if mean is not None else "", _ratio(study.geometric_mean(last[i])), wide]
+            [arm, f"{means[arm]:.1f}" if means else "", _ratio(study.geometric_mean(last[arm])), wide]
             + [f"{1000 * np.median([run.seconds for run in runs]):.0f}"]
             + [f"{value:.3f}" if k < 2 else f"{value:.1f}" for k, value in enumerate(measures)]
         )
@@ -260,8 +260,7 @@ def _axes(width: float, height: float, **settings: object):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set(**settings)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    figures.plain(axes, "major")
     return figure, axes
 
 
@@ -271,8 +270,8 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
     spent = np.unique(np.geomspace(2, field.budget, 80).astype(int))
     figure, axes = _axes(10, 5.4, xlabel="evaluations of loss and gradient", xscale="log", yscale="log")
     top = 1.0
-    for i in sorted(range(len(field.arms)), key=lambda i: _place(colours, field.arms[i])):
-        arm, runs = field.arms[i], field.runs[i]
+    for arm in sorted(field.runs, key=lambda arm: _place(colours, arm)):
+        runs = field.runs[arm]
         ratios = np.array([[study.best_within(run, n) for n in spent] for run in runs]) / field.known[:, None]
         low, middle, high = np.percentile(ratios, (25, 50, 75), axis=0)
         if arm in colours:
@@ -290,28 +289,23 @@ def curves(found: Study, fields: Sequence[Field]) -> Figure:
     ratios = [1.1, 1.25] if top < 50 else []  # where there is room for them
     axes.yaxis.set_major_locator(FixedLocator([1, *ratios, 1.5, 2, 3, 5, 10, 20, 50, 100]))
     figures.plain_ticks(axes.yaxis)
-    _legend(figure, axes, "broad: the best arm\nnumber: rate for the largest budget\ngrey: the other arms")
+    figures.legend(figure, "broad: the best arm\nnumber: rate for the largest budget\ngrey: the other arms")
     return figure
-
-
-def _legend(figure: Figure, axes, note: str) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, title=note, title_fontsize=8)
 
 
 def profile(found: Study, fields: Sequence[Field], target: float = 1.25) -> Figure:
     """Performance profile of the evaluations to 1.25 times the best known loss, with 95 % bands for the leaders."""
     field, colours = fields[-1], _colours(fields)
     factors = np.geomspace(1, 10, 200)
-    costs = study.costs(field, target)
+    costs = np.stack([*study.costs(field, target).values()])
     shares, bands = study.performance_profile(costs, factors), study.profile_band(costs, factors)
     figure, axes = _axes(10, 5, xscale="log", xlim=(1, 10), ylim=(-0.02, 1.02))
     axes.set(
         xlabel=f"evaluations to {target:g} times the best known loss, over the fewest that any arm needs"
     )
     axes.set_ylabel("part of the test pairs")
-    for i in sorted(range(len(field.arms)), key=lambda i: _place(colours, field.arms[i])):
-        arm, share, low, high = field.arms[i], shares[i], *bands[:, i]
+    rows = zip(field.runs, shares, *bands, strict=True)
+    for arm, share, low, high in sorted(rows, key=lambda row: _place(colours, row[0])):
         if arm in colours:
             axes.fill_between(factors, low, high, color=colours[arm], alpha=0.07, lw=0, step="post")
             label = arm if share[-1] else f"{arm} (on none)"
@@ -320,23 +314,20 @@ def profile(found: Study, fields: Sequence[Field], target: float = 1.25) -> Figu
             axes.step(factors, share, color="#9aa3b0", lw=0.8, alpha=0.7, where="post")
     axes.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 5, 10]))
     figures.plain_ticks(axes.xaxis)
-    _legend(figure, axes, "up and left is better")
+    figures.legend(figure, "up and left is better")
     return figure
 
 
 def ranks(found: Study, fields: Sequence[Field]) -> Figure | None:
     """Mean ranks with the critical difference; none for fewer than three arms or a single pair."""
     field = fields[-1]
-    if len(field.arms) < 3 or len(field.pairs) < 2:
+    if (found_ranks := _ranks(field)) is None:
         return None
-    found_ranks = study.ranks(study.ratios(field))
-    order = np.argsort(found_ranks.mean)
+    arms, order = [*field.runs], np.argsort(found_ranks.mean)
     figure, axes = _axes(9, 1 + 0.26 * len(order), xlabel=f"mean rank after {field.budget} evaluations")
     axes.axvspan(1, found_ranks.mean[order[0]] + found_ranks.critical, color="#d9f2e1", alpha=0.6, lw=0)
     axes.plot(found_ranks.mean[order], range(len(order)), "o", color="#2456a6", ms=6)
-    axes.set_yticks(
-        range(len(order)), [f"{field.arms[i]} {_rate(field, field.arms[i])}".strip() for i in order]
-    )
+    axes.set_yticks(range(len(order)), [f"{arms[i]} {_rate(field, arms[i])}".strip() for i in order])
     axes.invert_yaxis()
     note = f"green: within Nemenyi's critical difference of the best, {found_ranks.critical:.1f}, at 5 %"
     axes.set_title(note, fontsize=9, loc="left")
@@ -346,14 +337,16 @@ def ranks(found: Study, fields: Sequence[Field]) -> Figure | None:
 def plane(found: Study, fields: Sequence[Field]) -> Figure | None:
     """Style against content at the largest budget, means over pairs, with the front; none if none is measured."""
     field, colours = fields[-1], _colours(fields)
-    points = np.array([[np.mean([(run.style, run.lpips) for run in runs], 0)] for runs in field.runs])[:, 0]
+    points = np.array(
+        [[np.mean([(run.style, run.lpips) for run in runs], 0)] for runs in field.runs.values()]
+    )[:, 0]
     if not np.isfinite(points).all():
         return None
     figure, axes = _axes(9, 6, xlabel="style distance, layers held out: lower has more of the style")
     axes.set_ylabel("LPIPS to the photo: lower has more of the photo")
     near = (points <= 1.5 * np.median(points, 0)).all(1)
     axes.plot(*points[near][study.front(points[near])].T, color="#2456a6", lw=1, alpha=0.5, zorder=1)
-    for arm, point in zip(field.arms, points, strict=True):
+    for arm, point in zip(field.runs, points, strict=True):
         axes.plot(*point, "o", color=colours.get(arm, "#9aa3b0"), ms=8 if arm in colours else 5)
         if arm in colours:
             axes.annotate(arm, point, xytext=(6, 3), textcoords="offset points", fontsize=8)
@@ -394,7 +387,7 @@ def sensitivity(found: Study, fields: Sequence[Field]) -> Figure | None:
     axes.set_ylim(0.97, 5)
     axes.yaxis.set_major_locator(FixedLocator([1, 1.1, 1.25, 1.5, 2, 3, 5]))
     figures.plain_ticks(axes.yaxis)
-    _legend(figure, axes, f"after {field.budget} evaluations\ngreen: within 10 %")
+    figures.legend(figure, f"after {field.budget} evaluations\ngreen: within 10 %")
     return figure
 
 
