@@ -162,7 +162,7 @@ def complete(
     """Runs one arm, from where it is to its end. If it had ended, False is returned and nothing done."""
     posed = _with_optimizer(posed, optimizer)
     with workdir.claimed(directory):
-        if _begin(posed, directory, conduct.overwrite) in _ENDED:
+        if _begin(posed, directory, conduct.overwrite) in journal.ENDED:
             return False
         with tqdm(total=posed.settings.steps, unit="step", desc=directory.name, disable=None) as bar:
             result = run(
@@ -184,7 +184,7 @@ def job(
     """What completes one arm in another process, or None if it has ended. The arm is begun."""
     posed = _with_optimizer(posed, optimizer)
     with workdir.claimed(directory):
-        ended = _begin(posed, directory, conduct.overwrite) in _ENDED
+        ended = _begin(posed, directory, conduct.overwrite) in journal.ENDED
     own = conduct._replace(overwrite=False)
     return None if ended else functools.partial(_work, posed.settings, directory, own)
 
@@ -192,9 +192,6 @@ def job(
 def _work(given: Settings, directory: pathlib.Path, conduct: launch.Conduct) -> None:
     cache = Cache()
     complete(pose(given, cache), given.optimizer, directory, cache, conduct)
-
-
-_ENDED = ("finished", "diverged")
 
 
 def _with_optimizer(posed: Task, optimizer: str) -> Task:

@@ -12,7 +12,6 @@ the words, and losses by evaluations.
 
 import json
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 
 from absl import flags
@@ -20,7 +19,7 @@ from absl import flags
 from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import article, claims, figures, records
-from jaxstyle.runs import workdir
+from jaxstyle.runs import journal, workdir
 
 from . import launch
 from .pairs import ARTICLE
@@ -54,16 +53,15 @@ def read_comparison(directory: pathlib.Path) -> list[tuple[str, records.Arm]]:
         text = (directory / "run.flags").read_text("utf-8", "replace")
     except OSError as error:
         raise UserError(f"--comparison={directory}: no comparison there: {error}") from error
-    experiment = re.search(r"^--claims=(\w+)$", text, re.MULTILINE)
-    if not experiment or experiment[1] not in claims.EXPERIMENTS:
+    experiment = "".join(workdir.values(text).get("claims", ()))
+    if experiment not in claims.EXPERIMENTS:
         raise UserError(f"--comparison={directory}: has no --claims in its run.flags")
     found = []
     for folder in sorted(directory.glob("arms/*/")):
-        given = workdir.by_name(workdir.flags_of(folder))
-        label = records.label("".join(given.get("optimizer", ())).partition("=")[2])
-        arm = records.read_arm(folder, label)
-        if arm and arm.status in ("finished", "diverged"):
-            found.append((experiment[1], arm._replace(pair=_LETTERS.get(arm.pair, arm.pair))))
+        given = workdir.values(workdir.flags_of(folder))
+        arm = records.read_arm(folder, records.label("".join(given.get("optimizer", ()))))
+        if arm and arm.status in journal.ENDED:
+            found.append((experiment, arm._replace(pair=_LETTERS.get(arm.pair, arm.pair))))
     return found
 
 

@@ -148,11 +148,11 @@ def check_first_pair(directory: pathlib.Path, record: str) -> None:
     Raises:
       UserError: it is another.
     """
-    before, now = (workdir.by_name(flags).get("pair") for flags in (workdir.flags_of(directory), record))
+    before, now = (workdir.values(flags).get("pair") for flags in (workdir.flags_of(directory), record))
     if before and now and before[0] != now[0]:
         raise UserError(
-            f"{now[0]}: the first pair of the comparison in {directory} is {before[0].partition('=')[2]}; others "
-            "come after it, or take another --workdir"
+            f"--pair={now[0]}: the first pair of the comparison in {directory} is {before[0]}; others come after "
+            "it, or take another --workdir"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.losses import recipes
+from jaxstyle.runs import workdir
 
 from . import arm, inputs, settings, spoken
 from .settings import Settings
@@ -160,14 +161,13 @@ def values(given: Settings) -> dict[str, str]:
 
 def read(flags: str) -> dict[str, str]:
     """What a page would choose for the run of a `run.flags`, or of a command's flags in lines; nothing for pairs."""
-    known = {f"--{field.name}" for field in dataclasses.fields(Settings)} - {"--optimizer"}
-    lines = flags.splitlines()
-    optimizers = [line.partition("=")[2] for line in lines if line.startswith("--optimizer=")]
-    given = [line for line in lines if line.partition("=")[0] in known]
-    if not any(line.startswith("--content=") for line in given):
+    given = workdir.values(flags)
+    if "content" not in given:
         return {}
-    first, second = [*(optimizers or [Settings.optimizer]), ""][:2]
-    return values(settings.parse("\n".join(given))) | {"optimizer": first, "against": second}
+    first, second = [*given.pop("optimizer", [Settings.optimizer]), ""][:2]
+    known = [field.name for field in dataclasses.fields(Settings) if field.name in given]
+    shared = "".join(f"--{name}={value}\n" for name in known for value in given[name])
+    return values(settings.parse(shared)) | {"optimizer": first, "against": second}
 
 
 class Command(NamedTuple):

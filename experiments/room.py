@@ -46,13 +46,12 @@ def chosen(settings: Settings) -> Sequence[str]:
 @processes.alone
 def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
     """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
-    if settings.strips or not (flags := workdir.by_name(workdir.flags_of(directory))):
+    if settings.strips or not (flags := workdir.values(workdir.flags_of(directory))):
         return settings
     with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
         # Of these alone, as a sweep's are more than a run's.
-        there = parse(
-            "\n".join(line for name in ("content", "strips", "remat") for line in flags.get(name, ()))
-        )
+        own = {name: flags.get(name, ()) for name in ("content", "strips", "remat")}
+        there = parse("".join(f"--{name}={value}\n" for name in own for value in own[name]))
         again = settings.remat or ((there.strips or 1) > 1 and there.remat)
         return dataclasses.replace(settings, strips=there.strips, remat=again)
     return settings

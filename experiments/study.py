@@ -282,7 +282,7 @@ def entries(plan: Plan, problem: str, contestant: Contestant, tunings: Sequence[
 def read_run(entry: Entry, measured: Mapping[str, Any]) -> study.Run | None:
     """The curve of a run that has ended."""
     found = records.read_arm(entry.folder, entry.contestant.text)
-    if found is None or found.status not in ("finished", "diverged"):
+    if found is None or found.status not in journal.ENDED:
         return None
     rows, row = found.rows, measured.get(entry.folder.name, {})
     cost = np.diff(rows[:, 2]) / np.maximum(np.diff(rows[:, 1]), 1)

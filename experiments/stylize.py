@@ -194,7 +194,7 @@ def make(
     with workdir.claimed(directory):
         record = settings.record(posed.settings)
         state = workdir.begin(directory, record, request.conduct.overwrite, inputs=posed.facts)
-        if state in ("finished", "diverged"):
+        if state in journal.ENDED:
             print(f"{state} before; --overwrite runs it again")
             plot(directory)
             image = processes.first(lambda: pictures.read_result(directory / "image.png", given.bits))

@@ -103,7 +103,7 @@ def main() -> None:
         sys.exit(1)
     print("Nothing differs: this machine gives the same result. To make it again:")
     for each in runs:
-        command = "sweep" if "--learning_rates" in workdir.flags_of(each) else "stylize"
+        command = "sweep" if "learning_rates" in workdir.values(workdir.flags_of(each)) else "stylize"
         flagfile = shlex.quote(f"--flagfile={each / 'run.flags'}")
         devices = (journal.BEFORE | journal.read_manifest(each))["devices"]
         print(f"{spoken(command)} {flagfile}{f' --devices={devices}' if devices > 1 else ''} --workdir=OTHER")

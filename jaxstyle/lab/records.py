@@ -52,7 +52,7 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
     try:
         manifest = journal.read_manifest(directory)
         status = manifest["status"]
-        ended = status in ("finished", "diverged") and picture.exists()
+        ended = status in journal.ENDED and picture.exists()
         return Arm(
             directory.name,
             label,
@@ -62,15 +62,10 @@ def read_arm(directory: pathlib.Path, label: str) -> Arm | None:
             manifest,
             journal.read_metrics(directory / "metrics.csv"),
             picture.read_bytes() if ended else None,
-            _keep(workdir.flags_of(directory)),
+            "".join(workdir.values(workdir.flags_of(directory)).get("keep", ["last"])),
         )
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _keep(flags: str) -> str:
-    found = re.search(r"^--keep=(\w+)$", flags, re.MULTILINE)
-    return found[1] if found else "last"
 
 
 def image_loss(arm: Arm) -> str:

@@ -37,6 +37,9 @@ DECISIVE = (
     "code_sha256",
 )
 
+#: The statuses of a run that has come to its end.
+ENDED = ("finished", "diverged")
+
 #: What older manifests do not say.
 BEFORE = {"devices": 1, "processes": 1}
 

@@ -26,7 +26,7 @@ import filelock
 from jaxstyle.errors import UserError
 from jaxstyle.files import DRAFTS, remove, write_atomically
 from jaxstyle.runs import processes
-from jaxstyle.runs.journal import find_manifest
+from jaxstyle.runs.journal import ENDED, find_manifest
 
 #: The commands' files and folders, of any of them.
 FILES = (
@@ -251,7 +251,7 @@ def flags_of(directory: pathlib.Path) -> str:
 
 def differing(before: str, now: str) -> set[str]:
     """The names of the flags in which two `run.flags` differ."""
-    there, here = by_name(before), by_name(now)
+    there, here = values(before), values(now)
     return {name for name in there | here if there.get(name) != here.get(name)}
 
 
@@ -264,15 +264,18 @@ def _changed(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str
     return [str(name) for name in shared if before[name]["sha256"] != now[name]["sha256"]]
 
 
-def by_name(flags: str) -> dict[str, list[str]]:
-    """The lines of a `run.flags` by the name of their flag."""
+def values(flags: str) -> dict[str, list[str]]:
+    """What a `run.flags` gives each flag, by name; a switch is "true" or "false"."""
     found: dict[str, list[str]] = {}
     for line in flags.splitlines():
-        found.setdefault(line.lstrip("-").partition("=")[0].removeprefix("no"), []).append(line)
+        name, equals, value = line.lstrip("-").partition("=")
+        if not equals:
+            name, value = name.removeprefix("no"), "false" if name.startswith("no") else "true"
+        found.setdefault(name, []).append(value)
     return found
 
 
 def _status(directory: pathlib.Path, manifest: Mapping[str, Any] | None) -> str:
     status = (manifest or {}).get("status")
     whole = all((directory / name).exists() for name in ("image.png", "metrics.csv"))
-    return status if status in ("finished", "diverged") and whole else "unfinished"
+    return status if status in ENDED and whole else "unfinished"

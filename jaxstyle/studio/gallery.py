@@ -35,14 +35,14 @@ def _is_run(directory: pathlib.Path) -> bool:
 
 
 def is_comparison(flags: str) -> bool:
-    return any(line.startswith("--seeds=") for line in flags.splitlines())
+    return "seeds" in workdir.values(flags)
 
 
 def names(folder: pathlib.Path) -> list[str]:
     """The runs of pictures and comparisons in a folder, the newest first."""
     found = []
     for directory in folder.glob("*/"):
-        given = workdir.by_name(workdir.flags_of(directory))
+        given = workdir.values(workdir.flags_of(directory))
         if "size" in given and not given.keys() & {"learning_rates", "arm"}:
             found.append(((directory / "run.flags").stat().st_mtime, directory.name))
     return [name for _, name in sorted(found, reverse=True)]
@@ -50,8 +50,7 @@ def names(folder: pathlib.Path) -> list[str]:
 
 def arms(directory: pathlib.Path) -> list[pathlib.Path]:
     """The directories of single runs in it: its arms in the order of their optimizers, or itself."""
-    given = [line.partition("=") for line in workdir.flags_of(directory).splitlines()]
-    labels = list(records.labels([value for name, _, value in given if name == "--optimizer"]))
+    labels = list(records.labels(workdir.values(workdir.flags_of(directory)).get("optimizer", ())))
 
     def place(arm: pathlib.Path) -> tuple[int, str]:
         return labels.index(arm.name) if arm.name in labels else len(labels), arm.name
