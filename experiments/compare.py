@@ -234,7 +234,7 @@ def main() -> None:
     above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
     record = settings.record(base, **above, **given, prefix_of=prefixes)
     name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
-    directory = workdir.find(launch.RUNS, name, record, CHANGEABLE) if where is None else pathlib.Path(where)
+    directory = launch.find_workdir(where, name, record, CHANGEABLE)
     tell_missing([("against", against), *(("prefix_of", each) for each in prefixes)])
     with workdir.claimed(directory):
         found_pictures = {path: each for one in posed for path, each in one.facts["pictures"].items()}

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from jaxstyle.errors import UserError
 from jaxstyle.lab import tensorboard
-from jaxstyle.runs import memory, processes
+from jaxstyle.runs import memory, processes, workdir
 from jaxstyle.runs.signals import Interrupted
 
 from . import program_cache, settings, spoken, usage
@@ -87,6 +87,11 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
     holder = flags.DEFINE_string("workdir", None, text)
     flags.register_validator("workdir", lambda value: value != "", "must name a folder; . is this one")
     return holder
+
+
+def find_workdir(where: str | None, name: str, record: str, changeable: Collection[str]) -> pathlib.Path:
+    """--workdir as it is given, or else the folder of this name: see `workdir.find`."""
+    return workdir.find(RUNS, name, record, changeable) if where is None else pathlib.Path(where)
 
 
 class Company(NamedTuple):

@@ -11,7 +11,6 @@ once.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -85,29 +84,23 @@ def complete(
     conduct: launch.Conduct,
 ) -> dict[str, dict[str, Any]]:
     """Runs and measures what is missing, a pair at a time; the rows of all by the folders of their runs."""
-    path, by = directory / "measured.json", cache.get("yardstick", yardstick.load)
-    rows = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    measured = yardstick.Measured(directory, cache)
     for pair, base in pairs.items():
         for each in arms:
             folder = directory / "arms" / f"{each} {pair}".replace(" ", "_")
             given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
             posed = task.pose(given, cache)
             arm.complete(posed, given.optimizer, folder, cache, conduct)
-            if folder.name in rows:
+            if folder.name in measured.rows:
                 continue
             *_, before, _ = 0, *inputs.last_steps(posed.settings.steps, len(posed.shapes))
             metrics = journal.read_metrics(folder / "metrics.csv")[before:]  # of the last scale
             seconds, evaluations = np.diff(metrics[:, 2]), np.diff(metrics[:, 1])
             made = evaluations > 0  # none once it is at rest or diverged
             steps = seconds[made] / evaluations[made]
-            measured = yardstick.measure(folder / "image.png", given, by, cache)
-            rows[folder.name] = {
-                "arm": str(each),
-                "pair": pair,
-                "milliseconds": 1000 * float(steps.min()) if steps.size else math.nan,
-            } | measured
-            files.write_atomically(path, json.dumps(rows, indent=1).encode())
-    return rows
+            pace = 1000 * float(steps.min()) if steps.size else math.nan
+            measured.add(folder, given, arm=str(each), pair=pair, milliseconds=pace)
+    return measured.rows
 
 
 def main() -> None:
@@ -120,9 +113,7 @@ def main() -> None:
     arms = list(dict.fromkeys(each for text in texts for each in parse_arm(text)))
     pairs = read_pairs("test", count, base)
     record = settings.record(base, **dict.fromkeys(OWN), arm=texts, test_pairs=count)
-    directory = (
-        workdir.find(launch.RUNS, "plane", record, CHANGEABLE) if where is None else pathlib.Path(where)
-    )
+    directory = launch.find_workdir(where, "plane", record, CHANGEABLE)
     arm.parse_optimizer(base)
     # So that what is of no use is told before anything is written.
     given = [dataclasses.replace(pair, style_loss=arms[0].style_loss) for pair in pairs.values()]

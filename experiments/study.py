@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import math
 import pathlib
 import re
@@ -27,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import records, study, study_report
 from jaxstyle.optimizers import catalogue
@@ -102,8 +100,9 @@ CHANGEABLE = ("optimizer", "problem", "test_pairs")
 
 
 class Contestant(NamedTuple):
-    """An optimizer of the study as the flag has it. `spec` is at rate 1 where the rate is to be tuned."""
+    """An optimizer on a problem, as the flags have them. `spec` is at rate 1 where the rate is to be tuned."""
 
+    problem: str
     text: str
     spec: catalogue.Spec
     tuned: bool
@@ -113,7 +112,7 @@ class Plan(NamedTuple):
     """What the flags ask for. Pairs are names with the settings that have their pictures."""
 
     directory: pathlib.Path
-    contestants: Mapping[str, tuple[Contestant, ...]]  # by problem
+    contestants: tuple[Contestant, ...]  # a problem at a time
     budgets: tuple[int, ...]
     rates: list[float]
     tuning: dict[str, Settings]
@@ -136,7 +135,7 @@ def parse_budgets(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({int(text) for text in texts}))
 
 
-def parse_contestant(text: str, given: Settings) -> Contestant:
+def parse_contestant(problem: str, text: str, base: Settings) -> Contestant:
     """An optimizer of the flags; one that wants a learning rate and is given none is tuned.
 
     Raises:
@@ -144,19 +143,23 @@ def parse_contestant(text: str, given: Settings) -> Contestant:
     """
     name, _, rest = text.partition("@")[0].partition(":")
     names = [item.partition("=")[0].strip() for item in rest.split(",")]
-    if "learning_rate" in names or not catalogue.has_learning_rate(name):
-        return Contestant(text, arm.parse_optimizer(dataclasses.replace(given, optimizer=text)), False)
-    spec = arm.parse_optimizer(dataclasses.replace(given, optimizer=lanes.at_rate(text, 1)))
-    return Contestant(text, spec, True)
+    tuned = "learning_rate" not in names and catalogue.has_learning_rate(name)
+    optimizer = lanes.at_rate(text, 1) if tuned else text
+    spec = arm.parse_optimizer(dataclasses.replace(on(problem, base), optimizer=optimizer))
+    return Contestant(problem, text, spec, tuned)
+
+
+def on(problem: str, given: Settings) -> Settings:
+    """The settings of a pair, or of all, for a problem."""
+    return dataclasses.replace(given, **PROBLEMS[problem])
 
 
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def pose(name: str, given: Settings, cache: Cache) -> task.Task:
+def pose(given: Settings, cache: Cache) -> task.Task:
     """A pair's problem, posed once."""
-    changed = dataclasses.replace(given, **PROBLEMS[name])
-    return cache.get(("study", name, given), lambda: task.pose(changed, cache))
+    return cache.get(("study", given), lambda: task.pose(given, cache))
 
 
 def check(plan: Plan, cache: Cache) -> dict[str, Any]:
@@ -169,8 +172,9 @@ def check(plan: Plan, cache: Cache) -> dict[str, Any]:
       UserError: a flag or a picture is of no use.
     """
     pictures: dict[str, Any] = {}
-    for problem, given in itertools.product(plan.contestants, (*plan.tuning.values(), *plan.test.values())):
-        for path, each in pose(problem, given, cache).facts["pictures"].items():
+    problems = dict.fromkeys(contestant.problem for contestant in plan.contestants)
+    for problem, given in itertools.product(problems, (*plan.tuning.values(), *plan.test.values())):
+        for path, each in pose(on(problem, given), cache).facts["pictures"].items():
             known = pictures.setdefault(path, {"sha256": each["sha256"], "shapes": {}})
             known["shapes"] |= each["shapes"]
     return pictures
@@ -179,8 +183,7 @@ def check(plan: Plan, cache: Cache) -> dict[str, Any]:
 class Trial(NamedTuple):
     """Rates of one optimizer that are tried on a tuning pair for so many steps, in a folder of this beginning."""
 
-    problem: str
-    contestant: Contestant
+    spec: catalogue.Spec
     rates: Sequence[float]
     steps: int
     pair: str
@@ -188,36 +191,25 @@ class Trial(NamedTuple):
     stem: pathlib.Path
 
 
-def _trial(
-    plan: Plan, problem: str, contestant: Contestant, rates: Sequence[float], steps: int, pair: str
-) -> Trial:
-    stem = plan.directory / "parts" / safe(f"{problem}-{records.label(contestant.text)}-{pair}-{steps}")
-    return Trial(problem, contestant, rates, steps, pair, plan.tuning[pair], stem)
+def _trial(plan: Plan, contestant: Contestant, rates: Sequence[float], steps: int, pair: str) -> Trial:
+    problem, text, spec, _ = contestant
+    stem = plan.directory / "parts" / safe(f"{problem}-{records.label(text)}-{pair}-{steps}")
+    return Trial(spec, rates, steps, pair, on(problem, plan.tuning[pair]), stem)
 
 
-def widely(plan: Plan, problem: str, contestant: Contestant) -> Trial:
+def widely(plan: Plan, contestant: Contestant) -> Trial:
     """All rates on the first pair up to the smallest budget."""
-    return _trial(plan, problem, contestant, plan.rates, min(plan.budgets), next(iter(plan.tuning)))
+    return _trial(plan, contestant, plan.rates, min(plan.budgets), next(iter(plan.tuning)))
 
 
-def nearly(plan: Plan, problem: str, contestant: Contestant, rows: lanes.Rows) -> list[Trial]:
-    """`NEAR` rates, those around the best of the rows of all, on every pair up to the largest budget."""
+def nearly(plan: Plan, contestant: Contestant) -> list[Trial]:
+    """`NEAR` rates around the best of all, on every pair up to the largest budget; none before all have run."""
+    if (rows := read_trial(widely(plan, contestant))) is None:
+        return []
     ends = [_best(lane, min(plan.budgets)) for lane in rows.swapaxes(0, 1)]
     begin = min(max(int(np.argmin(ends)) - NEAR // 2, 0), max(len(ends) - NEAR, 0))
     rates = plan.rates[begin : begin + NEAR]
-    return [_trial(plan, problem, contestant, rates, max(plan.budgets), pair) for pair in plan.tuning]
-
-
-def tune(
-    plan: Plan, problem: str, contestant: Contestant, run: Callable[[Trial], lanes.Rows]
-) -> list[study.Tuning]:
-    """What the rates around the best come to on all tuning pairs, the same for every optimizer."""
-    found = []
-    for trial in nearly(plan, problem, contestant, run(widely(plan, problem, contestant))):
-        for rate, lane in zip(trial.rates, run(trial).swapaxes(0, 1), strict=True):
-            best = {budget: _best(lane, budget) for budget in plan.budgets}
-            found.append(study.Tuning(problem, contestant.text, trial.pair, rate, best))
-    return found
+    return [_trial(plan, contestant, rates, max(plan.budgets), pair) for pair in plan.tuning]
 
 
 def read_trial(trial: Trial) -> lanes.Rows | None:
@@ -225,11 +217,23 @@ def read_trial(trial: Trial) -> lanes.Rows | None:
     return lanes.read(trial.stem, trial.rates)
 
 
-def run_trial(trial: Trial, cache: Cache, every: float) -> lanes.Rows:
-    """The rows of a trial, all rates in one program, from where it stopped."""
-    posed = pose(trial.problem, trial.given, cache)
+def run_trial(trial: Trial, cache: Cache, conduct: launch.Conduct) -> None:
+    """Runs a trial, all rates in one program, from where it stopped."""
+    posed, every = pose(trial.given, cache), conduct.checkpoint_seconds
     posed = posed._replace(settings=dataclasses.replace(posed.settings, steps=trial.steps))
-    return lanes.sweep(posed, trial.contestant.spec, cache, trial.rates, len(trial.rates), trial.stem, every)
+    lanes.sweep(posed, trial.spec, cache, trial.rates, len(trial.rates), trial.stem, every)
+
+
+def read_tunings(plan: Plan, contestant: Contestant) -> list[study.Tuning]:
+    """What the rates around the best came to, the same for every optimizer; none before all pairs have run."""
+    found = []
+    for trial in nearly(plan, contestant):
+        if (rows := read_trial(trial)) is None:
+            return []
+        for rate, lane in zip(trial.rates, rows.swapaxes(0, 1), strict=True):
+            best = {budget: _best(lane, budget) for budget in plan.budgets}
+            found.append(study.Tuning(contestant.problem, contestant.text, trial.pair, rate, best))
+    return found
 
 
 def _best(lane: np.ndarray, budget: int) -> float:
@@ -251,10 +255,10 @@ def safe(name: str) -> str:
 
 
 class Entry(NamedTuple):
-    """A run that the study asks for, in its folder."""
+    """A run that the study asks for, in its folder. `optimizer` is that of the `arm`, at the rate."""
 
     problem: str
-    contestant: Contestant
+    arm: str
     rate: float
     pair: str
     given: Settings
@@ -262,16 +266,18 @@ class Entry(NamedTuple):
     folder: pathlib.Path
 
 
-def entries(plan: Plan, problem: str, contestant: Contestant, tunings: Sequence[study.Tuning]) -> list[Entry]:
-    """The runs of one contestant on the test pairs: at the rate of each budget, or as it is."""
-    texts = {math.nan: contestant.text}
-    if contestant.tuned:
-        scores = [study.rate_scores(tunings, problem, contestant.text, budget) for budget in plan.budgets]
+def entries(plan: Plan, contestant: Contestant) -> list[Entry]:
+    """The runs of one contestant on the test pairs: at the rate of each budget, once it is tuned, or as it is."""
+    problem, own, _, tuned = contestant
+    texts = {math.nan: own}
+    if tuned:
+        tunings = read_tunings(plan, contestant)
+        scores = [study.rate_scores(tunings, problem, own, budget) for budget in plan.budgets if tunings]
         chosen = {study.chosen_rate(each) for each in scores} - {None}
-        texts = {rate: lanes.at_rate(contestant.text, rate) for rate in sorted(chosen)}
+        texts = {rate: lanes.at_rate(own, rate) for rate in sorted(chosen)}
     return [
         Entry(
-            *(problem, contestant, rate, pair, given, text),
+            *(problem, own, rate, pair, on(problem, given), text),
             plan.directory / "arms" / safe(f"{problem}-{records.label(text)}-{pair}"),
         )
         for rate, text in texts.items()
@@ -281,121 +287,98 @@ def entries(plan: Plan, problem: str, contestant: Contestant, tunings: Sequence[
 
 def read_run(entry: Entry, measured: Mapping[str, Any]) -> study.Run | None:
     """The curve of a run that has ended."""
-    found = records.read_arm(entry.folder, entry.contestant.text)
+    found = records.read_arm(entry.folder, entry.arm)
     if found is None or found.status not in journal.ENDED:
         return None
     rows, row = found.rows, measured.get(entry.folder.name, {})
     cost = np.diff(rows[:, 2]) / np.maximum(np.diff(rows[:, 1]), 1)
     return study.Run(
-        *(entry.problem, entry.contestant.text, entry.pair, entry.rate, found.status),
+        *(entry.problem, entry.arm, entry.pair, entry.rate, found.status),
         *(rows[:, 1].astype(int), rows[:, 3], float(np.median(cost)) if len(cost) else math.nan),
         *(row.get(name, math.nan) for name in ("lpips", "style", "palette")),
     )
 
 
-class Bench:
-    """What is kept while a study runs: what was tuned, what is to run and how it measured."""
-
-    def __init__(self, plan: Plan):
-        self.plan, self.tunings, self.entries = plan, [], []
-        path = plan.directory / "measured.json"
-        self.measured: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-    def study(self) -> study.Study:
-        runs = (read_run(entry, self.measured) for entry in self.entries)
-        return study.Study(
-            self.plan.budgets, tuple(self.tunings), tuple(run for run in runs if run), self.plan.size
-        )
-
-    def measure(self, entry: Entry, by: yardstick.Yardstick, cache: Cache) -> None:
-        if entry.folder.name not in self.measured:
-            given = dataclasses.replace(entry.given, **PROBLEMS[entry.problem])
-            self.measured[entry.folder.name] = yardstick.measure(entry.folder / "image.png", given, by, cache)
-            text = json.dumps(self.measured, indent=1)
-            files.write_atomically(self.plan.directory / "measured.json", text.encode())
+def write(plan: Plan, measured: yardstick.Measured) -> None:
+    """Writes what all that has ended comes to."""
+    tunings = [each for contestant in plan.contestants for each in read_tunings(plan, contestant)]
+    asked = (entry for contestant in plan.contestants for entry in entries(plan, contestant))
+    runs = [run for entry in asked if (run := read_run(entry, measured.rows))]
+    study_report.write(
+        plan.directory, study.Study(plan.budgets, tuple(tunings), tuple(runs), plan.size), plan.record
+    )
 
 
-def run(plan: Plan, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None) -> study.Study:
-    """Tunes and runs all that has not ended, in a directory that is claimed and begun."""
-    bench, by = Bench(plan), cache.get("yardstick", yardstick.load)
-    failure = None
+def run(plan: Plan, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None) -> None:
+    """Tunes and runs all that has not ended, in a directory that is claimed and begun, and writes its page.
+
+    Raises:
+      UserError: jobs failed; what the others come to is written.
+    """
+    measured, failure = yardstick.Measured(plan.directory, cache), None
     try:
         if launcher:
-            failure = run_as_jobs(bench, by, cache, conduct, launcher)
+            failure = run_as_jobs(plan, measured, cache, conduct, launcher)
         else:
-            run_here(bench, by, cache, conduct)
+            run_here(plan, measured, cache, conduct)
     except Interrupted:
-        study_report.write(plan.directory, bench.study(), plan.record)
+        write(plan, measured)
         raise
+    write(plan, measured)
     if failure:
-        study_report.write(plan.directory, bench.study(), plan.record)
         raise UserError(failure)
-    return bench.study()
 
 
-def run_here(bench: Bench, by: yardstick.Yardstick, cache: Cache, conduct: launch.Conduct) -> None:
+def run_here(plan: Plan, measured: yardstick.Measured, cache: Cache, conduct: launch.Conduct) -> None:
     """Tunes and runs one contestant after the other."""
-    plan = bench.plan
-    for problem, contestants in plan.contestants.items():
-        for contestant in contestants:
-            if contestant.tuned:
-                trial = functools.partial(run_trial, cache=cache, every=conduct.checkpoint_seconds)
-                bench.tunings += tune(plan, problem, contestant, trial)
-            mine = entries(plan, problem, contestant, bench.tunings)
-            bench.entries += mine
-            for entry in mine:
-                posed = pose(problem, entry.given, cache)
-                arm.complete(posed, entry.optimizer, entry.folder, cache, conduct)
-                bench.measure(entry, by, cache)
+    for contestant in plan.contestants:
+        if contestant.tuned:
+            run_trial(widely(plan, contestant), cache, conduct)
+            for trial in nearly(plan, contestant):
+                run_trial(trial, cache, conduct)
+        for entry in entries(plan, contestant):
+            arm.complete(pose(entry.given, cache), entry.optimizer, entry.folder, cache, conduct)
+            measured.add(entry.folder, entry.given)
 
 
 def _job(trial: Trial, conduct: launch.Conduct) -> Callable[[], None]:
-    given = dataclasses.replace(trial.given, steps=trial.steps, **PROBLEMS[trial.problem])
+    given = dataclasses.replace(trial.given, steps=trial.steps)
     at_once, every = (trial.rates, len(trial.rates)), conduct.checkpoint_seconds
-    return functools.partial(lanes.work, given, trial.contestant.spec, *at_once, trial.stem, every)
+    return functools.partial(lanes.work, given, trial.spec, *at_once, trial.stem, every)
 
 
 def run_as_jobs(
-    bench: Bench, by: yardstick.Yardstick, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher
+    plan: Plan,
+    measured: yardstick.Measured,
+    cache: Cache,
+    conduct: launch.Conduct,
+    launcher: cluster.Launcher,
 ) -> str | None:
     """Tunes all contestants and then runs all; what to tell if something failed, which holds up its contestant."""
-    plan, failures = bench.plan, []
+    failures = []
 
     def attempt(trials: Sequence[Trial]) -> None:
         jobs = {trial.stem.name: _job(trial, conduct) for trial in trials if read_trial(trial) is None}
         failures.append(cluster.run(launcher, plan.directory, jobs, lambda name: print(f"{name}: ended")))
 
-    each = [(problem, one) for problem, contestants in plan.contestants.items() for one in contestants]
-    wide = [widely(plan, *one) for one in each if one[1].tuned]
-    attempt(wide)
-    near = {
-        (trial.problem, trial.contestant.text): nearly(plan, trial.problem, trial.contestant, rows)
-        for trial in wide
-        if (rows := read_trial(trial)) is not None
-    }
-    attempt([trial for trials in near.values() for trial in trials])
-    for problem, contestant in each:
-        trials = near.get((problem, contestant.text), [])
-        if contestant.tuned and not (trials and all(read_trial(trial) is not None for trial in trials)):
-            continue
-        if contestant.tuned:
-            bench.tunings += tune(plan, problem, contestant, read_trial)
-        bench.entries += entries(plan, problem, contestant, bench.tunings)
-    by_name = {entry.folder.name: entry for entry in bench.entries}
+    tuned = [contestant for contestant in plan.contestants if contestant.tuned]
+    attempt([widely(plan, contestant) for contestant in tuned])
+    attempt([trial for contestant in tuned for trial in nearly(plan, contestant)])
+    asked = {entry.folder.name: entry for each in plan.contestants for entry in entries(plan, each)}
     jobs = {}
-    for name, entry in by_name.items():
-        posed = pose(entry.problem, entry.given, cache)
+    for name, entry in asked.items():
+        posed = pose(entry.given, cache)
         begin = functools.partial(arm.job, posed, entry.optimizer, entry.folder, conduct)
-        jobs[name] = cluster.patiently(begin)
+        if job := cluster.patiently(begin):
+            jobs[name] = job
+        else:
+            measured.add(entry.folder, entry.given)  # of before
 
     def ended(name: str) -> None:
-        found = records.read_arm(by_name[name].folder, name)
+        found = records.read_arm(asked[name].folder, name)
         print(arm.told(name, found.status, found.rows), flush=True)
-        bench.measure(by_name[name], by, cache)
+        measured.add(asked[name].folder, asked[name].given)
 
-    for name in [name for name, job in jobs.items() if job is None]:
-        del jobs[name]
-        bench.measure(by_name[name], by, cache)  # of before
     failures.append(cluster.run(launcher, plan.directory, jobs, ended))
     return "; ".join(filter(None, failures)) or None
 
@@ -412,19 +395,11 @@ def make_plan(base: Settings, where: str | None, above: Mapping[str, Any]) -> Pl
     base = dataclasses.replace(base, scales=1, parametrization=variables, style_loss=loss, **largest)
     shown = {name: ",".join(above[name]) for name in ("budgets", "learning_rates")}
     record = settings.record(base, **above | shown | dict.fromkeys(("content", "style", *largest)))
-    directory = (
-        workdir.find(launch.RUNS, "study", record, CHANGEABLE) if where is None else pathlib.Path(where)
-    )
-    contestants = {
-        problem: tuple(
-            parse_contestant(text, dataclasses.replace(base, **PROBLEMS[problem]))
-            for text in dict.fromkeys("".join(each.split()) for each in above["optimizer"])
-        )
-        for problem in dict.fromkeys(above["problem"])
-    }
+    texts = dict.fromkeys("".join(each.split()) for each in above["optimizer"])
+    each = itertools.product(dict.fromkeys(above["problem"]), texts)
     return Plan(
-        directory,
-        contestants,
+        launch.find_workdir(where, "study", record, CHANGEABLE),
+        tuple(parse_contestant(problem, text, base) for problem, text in each),
         budgets,
         lanes.parse_rates(above["learning_rates"]),
         read_pairs("tuning", above["tuning_pairs"], base),
@@ -477,7 +452,7 @@ def main() -> None:
         with workdir.claimed(directory):
             workdir.begin(directory, plan.record, conduct.overwrite, changeable=CHANGEABLE, inputs=made_of)
             with journal.told(directory, journal.environment(len(cache.devices)) | made_of):
-                study_report.write(directory, run(plan, cache, conduct, launcher), plan.record)
+                run(plan, cache, conduct, launcher)
     print(f"report: {directory / 'report.html'}")
 
 

@@ -196,11 +196,8 @@ def main() -> None:
         return posed, settings.record(posed.settings, **above)
 
     posed, record = pose(given)
-    if where is None:
-        name = f"sweep-{inputs.run_name(given)}"
-        directory = workdir.find(launch.RUNS, name, record, room.chosen(given))
-    else:
-        directory = pathlib.Path(where)
+    name = f"sweep-{inputs.run_name(given)}"
+    directory = launch.find_workdir(where, name, record, room.chosen(given))
     if not conduct.overwrite and (begun := room.as_begun(given, directory)) != given:
         posed, record = pose(begun)
     with workdir.claimed(directory):

@@ -1,5 +1,6 @@
 """Results by more than the loss that was optimised: what is left of the photo, what has come of style and palette."""
 
+import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.images import color, pictures
 from jaxstyle.losses import objective
@@ -86,6 +88,22 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
         "sifid": found["sifid"],
         "palette": found["palette"],
     }
+
+
+class Measured:
+    """The rows of runs by the names of their folders, kept in `measured.json` of a directory."""
+
+    def __init__(self, directory: pathlib.Path, cache: Cache):
+        self._path, self._cache = directory / "measured.json", cache
+        self._yardstick = cache.get("yardstick", load)
+        self.rows = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+
+    def add(self, folder: pathlib.Path, given: Settings, **facts: Any) -> None:
+        """Measures a run that has no row; facts of it stand before what was measured."""
+        if folder.name not in self.rows:
+            row = measure(folder / "image.png", given, self._yardstick, self._cache)
+            self.rows[folder.name] = facts | row
+            files.write_atomically(self._path, json.dumps(self.rows, indent=1).encode())
 
 
 def _measures(
