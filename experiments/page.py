@@ -110,12 +110,8 @@ class Studio:
     def listed(self) -> list[dict[str, Any]]:
         """Name, state and newest picture of every run, those on their way before all."""
         states, failures = self.queue.states(), self.queue.failures()
-        found = [self._item(name, states, failures) for name in dict.fromkeys([*states, *failures])]
-        return found + [
-            self._item(name, {}, {})
-            for name in gallery.names(self.folder)
-            if name not in states and name not in failures
-        ]
+        names = dict.fromkeys([*states, *failures, *gallery.names(self.folder)])
+        return [self._item(name, states, failures) for name in names]
 
     def _item(self, name: str, states: Mapping[str, str], failures: Mapping[str, str]) -> dict[str, Any]:
         directory = self.folder / name

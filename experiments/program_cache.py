@@ -26,7 +26,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from jaxstyle import files
+from jaxstyle import files, machine
 from jaxstyle.runs import journal
 
 _WARNING = re.compile(
@@ -116,17 +116,10 @@ def _digest(text: str) -> str:
     environment = journal.decisive(journal.environment(jax.device_count()))
     # What was changed after the start, too.
     settings = {name: value for name, value in jax.config.values.items() if "cache" not in name}
-    given = (environment, settings, os.environ.get("XLA_FLAGS"), _instructions(), text)
+    # What a CPU can do, where the system tells: those of one name differ, and may share a folder.
+    instructions = machine.cpuinfo("flags", "Features") or platform.machine()
+    given = (environment, settings, os.environ.get("XLA_FLAGS"), instructions, text)
     return hashlib.sha256(repr(given).encode()).hexdigest()
-
-
-def _instructions() -> str:
-    """What a CPU can do, where the system tells: those of one name differ, and may share a folder."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith(("flags", "Features")):
-                return line
-    return platform.machine()
 
 
 def _read(path: pathlib.Path, devices: Sequence[jax.Device]) -> jax.stages.Compiled | None:

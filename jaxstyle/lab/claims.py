@@ -156,15 +156,19 @@ def _comes_to_oscillate(curves: Curves, by: Reading, _: Sequence[Curves]) -> Fin
     return Finding(least > by.wobble, {"least wobble": least}, {"wobble of the last quarter": numbers})
 
 
-def _steadier_than_before(curves: Curves, _: Reading, before: Sequence[Curves]) -> Finding:
-    """Less wobble than the median over the runs of the other experiment; a curve with none in either says nothing."""
-    numbers = {
-        name: {
-            "wobble": wobble(curve),
-            "wobble before": float(np.median([wobble(run[name]) for run in before])),
-        }
+def _and_before(
+    word: str, number: Callable[[Curve], float], curves: Curves, before: Sequence[Curves]
+) -> dict[str, dict[str, float]]:
+    """A number of each curve, and its median over the runs of the other experiment."""
+    return {
+        name: {word: number(curve), f"{word} before": float(np.median([number(run[name]) for run in before]))}
         for name, curve in curves.items()
     }
+
+
+def _steadier_than_before(curves: Curves, _: Reading, before: Sequence[Curves]) -> Finding:
+    """Less wobble than the median over the runs of the other experiment; a curve with none in either says nothing."""
+    numbers = _and_before("wobble", wobble, curves, before)
     moving = [found for found in numbers.values() if any(found.values())]
     if not moving:
         return Finding(None, {}, numbers)
@@ -174,17 +178,7 @@ def _steadier_than_before(curves: Curves, _: Reading, before: Sequence[Curves]) 
 
 def _helped_by_size(curves: Curves, _: Reading, before: Sequence[Curves]) -> Finding:
     """A smaller part of the start loss is left than in the median run of the other experiment."""
-
-    def left(curve: Curve) -> float:
-        return late(curve) / float(curve.total[0])
-
-    numbers = {
-        name: {
-            "late/start": left(curve),
-            "late/start before": float(np.median([left(run[name]) for run in before])),
-        }
-        for name, curve in curves.items()
-    }
+    numbers = _and_before("late/start", lambda curve: late(curve) / float(curve.total[0]), curves, before)
     most = max(found["late/start"] / found["late/start before"] for found in numbers.values())
     return Finding(most < 1, {"part of the start left, over that before, at most": most}, numbers)
 

@@ -98,6 +98,11 @@ def recorded(flags: str) -> str:
     return f"<h2>Flags</h2><pre>{''.join(_text(line) + chr(10) for line in flags.splitlines())}</pre>"
 
 
+def wide(head: str, rows: str) -> str:
+    """A table of the cells of a head and of rows, which scrolls where a page is narrower."""
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
 def _by_pair(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
     pairs: dict[str, list[Arm]] = {}
     for arm in arms:
@@ -245,10 +250,7 @@ def _budgets(arms: Sequence[Arm]) -> str:
             + "</tr>"
             for label in dict.fromkeys(arm.label for arm in members)
         ]
-        parts.append(
-            f'<h3>{_text(pair)}</h3><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>"
-        )
+        parts.append(f"<h3>{_text(pair)}</h3>{wide(f'<th></th>{head}', ''.join(rows))}")
     note = (
         "Loss that a budget brings each optimizer to, the median over seeds; bold: within 5 % of the lowest."
     )
@@ -268,7 +270,7 @@ def _table(arms: Sequence[Arm]) -> str:
         f"<tr>{''.join(f'<td{kind[name]}>{_cell(row[name])}</td>' for name in records.SUMMARY)}</tr>"
         for row in records.summary_rows(arms)
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return wide(head, rows)
 
 
 def _cell(value: Any) -> str:

@@ -69,15 +69,10 @@ def _answer(found: Study, fields: Sequence[Field]) -> str:
 def _html(table: Table) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         first, *rest = (re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(cell)) for cell in cells)
-        return (
-            f'<tr><{tag} class="text">{first}</{tag}>'
-            + "".join(f"<{tag}>{c}</{tag}>" for c in rest)
-            + "</tr>"
-        )
+        return f'<{tag} class="text">{first}</{tag}>' + "".join(f"<{tag}>{each}</{tag}>" for each in rest)
 
     head, rows = table
-    body = "".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    return report.wide(line(head, "th"), "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows))
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

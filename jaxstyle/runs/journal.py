@@ -175,11 +175,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def _cpu_model() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    return machine.cpuinfo("model name").partition(":")[2].strip() or platform.processor()
 
 
 @functools.cache
