@@ -122,7 +122,7 @@ def refusing(read: Callable[[], object]) -> None:
 def file_outcomes(count: int, rng: random.Random, folder: pathlib.Path) -> Iterator[tuple[str, Outcome]]:
     """What comes of `count` malformed files, in turn of each kind: half pictures, and the rest alike."""
     valid_pictures = picture_files()
-    made = call(lambda: write_valid(folder))  # elsewhere, since JAX and tensorstore begin threads
+    made = call(lambda: write_valid(folder))  # elsewhere, since JAX begins threads
     assert made.status == 0, made.errors
     for i in range(count):
         if i % 2:

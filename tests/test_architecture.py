@@ -25,7 +25,6 @@ EFFECTS = {
     "time",
     "tqdm",
     "matplotlib",
-    "orbax",
     "pathlib",
     "subprocess",
     "signal",

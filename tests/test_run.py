@@ -132,8 +132,7 @@ class Reaper:
         else:
             changes = event in ("os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
         path = str(arguments[0]) if changes else ""
-        # What orbax does within its draft has no meaning before the draft is renamed.
-        if path.startswith(self.folder) and "/new/state" not in path:
+        if path.startswith(self.folder):
             self.left -= 1
             if self.left < 0:
                 raise Killed
