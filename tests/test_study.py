@@ -453,7 +453,7 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
     shown = 0
     for problem in study.problems(found):
         fields = [study.field(found, problem, budget) for budget in found.budgets]
-        for name, make in study_report.TABLES.items():
+        for name, (make, _) in study_report.TABLES.items():
             if (mark := f"<!-- {problem}{which}: {name} -->\n") in page:
                 assert page.partition(mark)[2].startswith(records.markdown(make(found, fields)))
                 shown += 1

@@ -21,7 +21,7 @@ A curve that diverged oscillates, does not converge, and has an infinite late lo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -105,8 +105,9 @@ def by_step(curves: Curves) -> Curves:
     }
 
 
-def _mean(losses: Float[np.ndarray, " steps"]) -> float:
-    return float(np.exp(np.mean(np.log(losses))))
+def geometric_mean(values: Sequence[float]) -> float:
+    """Infinite where one of the values is no number."""
+    return float(np.exp(np.mean(np.log(values)))) if np.all(np.isfinite(values)) else math.inf
 
 
 def tenth(curve: Curve) -> int:
@@ -116,12 +117,12 @@ def tenth(curve: Curve) -> int:
 
 def early(curve: Curve) -> float:
     """Geometric mean of the loss over the first tenth of the curve, the start left out."""
-    return _mean(curve.total[1 : 1 + tenth(curve)]) if len(curve.total) > 1 else math.inf
+    return geometric_mean(curve.total[1 : 1 + tenth(curve)]) if len(curve.total) > 1 else math.inf
 
 
 def late(curve: Curve) -> float:
     """Geometric mean of the loss over the last tenth of the curve; infinite where it diverged."""
-    return math.inf if curve.status == "diverged" else _mean(curve.total[-tenth(curve) :])
+    return math.inf if curve.status == "diverged" else geometric_mean(curve.total[-tenth(curve) :])
 
 
 def wobble(curve: Curve, begin: float = 0.5, end: float = 1.0) -> float:

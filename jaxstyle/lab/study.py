@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxstyle.lab import records
+from jaxstyle.lab.curves import geometric_mean
 
 #: Times the best known loss, to which evaluations are counted.
 TARGETS = (1.5, 1.25, 1.1, 1.05)
@@ -82,10 +83,6 @@ def evaluations_to(run: Run, loss: float) -> float:
 
 
 # --- tuning -------------------------------------------------------------------------------------------------------
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(values)))) if np.all(np.isfinite(values)) else math.inf
 
 
 def rate_scores(tunings: Sequence[Tuning], problem: str, arm: str, budget: int) -> dict[float, float]:
@@ -177,7 +174,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(ratios: Float[np.ndarray, " pairs"], seed: int = 0) -> Interval:
+def mean_interval(ratios: Float[np.ndarray, " pairs"]) -> Interval:
     """The geometric mean over pairs, by the bootstrap over pairs, bias-corrected and accelerated (Efron 1987).
 
     Of ten log-normal ratios 90 % of such intervals hold the mean. Of fewer than five a bootstrap tells nothing: then
@@ -193,7 +190,7 @@ def mean_interval(ratios: Float[np.ndarray, " pairs"], seed: int = 0) -> Interva
     if len(logs) < FEWEST or np.ptp(logs) == 0:
         return Interval(value, float(np.min(ratios)), float(np.max(ratios)))
     found = stats.bootstrap(
-        (logs,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed)
+        (logs,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
     return Interval(value, float(np.exp(found.low)), float(np.exp(found.high)))
 
@@ -213,10 +210,10 @@ def performance_profile(
 
 
 def profile_band(
-    costs: Float[np.ndarray, "arms pairs"], factors: Float[np.ndarray, " factors"], seed: int = 0
+    costs: Float[np.ndarray, "arms pairs"], factors: Float[np.ndarray, " factors"]
 ) -> Float[np.ndarray, "2 arms factors"]:
     """The 95 % band of `performance_profile`: pairs are drawn anew, the same for all arms."""
-    rng, count = np.random.default_rng(seed), costs.shape[1]
+    rng, count = np.random.default_rng(0), costs.shape[1]
     drawn = [
         performance_profile(costs[:, rng.integers(count, size=count)], factors) for _ in range(RESAMPLES // 5)
     ]

@@ -42,11 +42,11 @@ def write(directory: pathlib.Path, found: Study, flags: str) -> None:
                 files.write_atomically(directory / f"{problem}-{name}.png", data)
                 encoded = base64.b64encode(data).decode()
                 body.append(f'<p><img src="data:image/png;base64,{encoded}" alt="{problem}, {name}"></p>')
-        for name, make in TABLES.items():
+        for name, (make, note) in TABLES.items():
             table = make(found, fields)
             text.append(f"<!-- {problem}: {name} -->\n{markdown(table)}")
-            note = html.escape(NOTES[name])
-            body.append(f'<h3>{html.escape(name.capitalize())}</h3><p class="note">{note}</p>{_html(table)}')
+            heading = f'<h3>{html.escape(name.capitalize())}</h3><p class="note">{html.escape(note)}</p>'
+            body.append(heading + _html(table))
         sections += body
     files.write_atomically(directory / "tables.md", "\n".join(text).encode())
     page = report.frame(
@@ -199,31 +199,28 @@ def standing(found: Study, fields: Sequence[Field]) -> Table:
     return [*head, "style distance", "LPIPS to the photo", "palette distance"], table
 
 
-#: What the page says above each table.
-NOTES = {
+#: By name what makes a table, and what the page says above it.
+TABLES: Mapping[str, tuple[Callable[[Study, Sequence[Field]], Table], str]] = {
     "loss by budget": (
+        losses,
         "The lowest loss so far over the best known, which is the lowest that any arm found for the pair: geometric "
-        "means over the test pairs with 95 % intervals. 1 is the best known; bold is within 2 % of the best."
+        "means over the test pairs with 95 % intervals. 1 is the best known; bold is within 2 % of the best.",
     ),
     "evaluations to a loss": (
+        targets,
         "Evaluations, in the median, until the lowest loss so far is within a factor of the best known; in brackets "
-        "on how many pairs, where not on all."
+        "on how many pairs, where not on all.",
     ),
     "against the best": (
+        against,
         "The loss over that of the best arm, where more is worse; on how many pairs the best is ahead; and after how "
-        "many evaluations it has the other's loss at the end: the median, the least and the most."
+        "many evaluations it has the other's loss at the end: the median, the least and the most.",
     ),
     "standing": (
+        standing,
         "At the largest budget. Ranks are by loss, 1 the best; the last loss is over the best known, and ∞ has "
-        "diverged; of the three distances less is nearer. Milliseconds are of this machine while the study ran."
+        "diverged; of the three distances less is nearer. Milliseconds are of this machine while the study ran.",
     ),
-}
-
-TABLES: Mapping[str, Callable[[Study, Sequence[Field]], Table]] = {
-    "loss by budget": losses,
-    "evaluations to a loss": targets,
-    "against the best": against,
-    "standing": standing,
 }
 
 
