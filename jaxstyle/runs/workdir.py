@@ -93,12 +93,7 @@ def locked(directory: pathlib.Path) -> Iterator[None]:
       HeldError: another process does.
     """
     with contextlib.ExitStack() as held:
-
-        @processes.alone
-        def hold() -> None:
-            held.enter_context(_locked(directory))
-
-        hold()
+        processes.first(lambda: held.enter_context(_locked(directory)))
         yield
 
 
