@@ -25,6 +25,7 @@ def state(step=0):
         "flag": jnp.bool_(True),
         "nothing": jnp.zeros((0, 3)),
         "double": np.array(1 / 3 + step),  # SciPy's, beyond JAX's precision
+        "history": jnp.full((3, 2), 1 / 3 + step, jnp.bfloat16),
         "key": jax.random.key(step),
     }
 

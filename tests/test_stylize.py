@@ -864,11 +864,15 @@ def test_a_tilde_is_the_home_folder_where_no_shell_put_that_in(folder, tmp_path)
         path.mkdir()
     make_pictures(home)
     (home / "mine.flags").write_text("--content=~/content.png\n--style=~/style.png:2\n")
-    flags = ("--flagfile=~/mine.flags", "--workdir=~/run", "--size=32", "--steps=1", *narrow.FEW)
-    narrow.run("experiments.stylize", *flags, cwd=here, check=True, HOME=str(home))
-    assert (home / "run" / "image.png").is_file()
+    paths = ("--flagfile=~/mine.flags", "--workdir=~/run", "--output=~/it.jpg")
+    narrow.run(
+        *("experiments.stylize", *paths, "--size=32", "--steps=1", *narrow.FEW),
+        **{"cwd": here, "check": True, "HOME": str(home)},
+    )
+    assert (home / "it.jpg").is_file()
     assert not any(here.iterdir())
-    assert f"--content={home / 'content.png'}\n" in (home / "run" / "run.flags").read_text()
+    record = (home / "run" / "run.flags").read_text()
+    assert {f"--content={home}/content.png", f"--style={home}/style.png:2"} < set(record.splitlines())
 
 
 def test_the_commands_are_listed_with_a_line_each():
@@ -925,21 +929,6 @@ def test_a_repeatable_flag_after_a_flagfile_takes_the_place_of_those_in_it(folde
         record = (workdir / "run.flags").read_text()
         assert re.findall("^--style=sample:(.*)$", record, re.M) == styles
         assert record.count("--style_layer=") == 1
-
-
-def test_a_value_may_begin_with_the_users_folder(folder, start):
-    home, elsewhere = folder / "home", folder / "elsewhere"
-    home.mkdir(), elsewhere.mkdir()
-    shutil.copy(folder / "content.png", home / "me.png")
-    (home / "mine.flags").write_text("--style=~/me.png:2\n--style=sample:night\n")
-    arguments = "--content=~/me.png", "--flagfile=~/mine.flags", "--workdir=~/runs/me", "--output=~/it.jpg"
-    done = start(*arguments, "--steps=1", *narrow.FEW, cwd=elsewhere, HOME=str(home))
-    _, errors = done.communicate(timeout=120)
-    assert done.returncode == 0, errors
-    assert (home / "it.jpg").is_file()
-    assert not [*elsewhere.iterdir()]
-    record = (home / "runs" / "me" / "run.flags").read_text()
-    assert {f"--content={home}/me.png", f"--style={home}/me.png:2"} < set(record.splitlines())
 
 
 def test_flagfiles_may_name_flagfiles(folder, stylize, whole):

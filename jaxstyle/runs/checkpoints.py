@@ -28,6 +28,8 @@ def _to_numpy(leaf: Any) -> np.ndarray:
 
 
 def _from_numpy(array: np.ndarray, like: Any) -> Any:
+    if array.dtype.kind == "V":  # bfloat16, for which NumPy's files have no name
+        array = array.view(like.dtype)
     leaf = jax.random.wrap_key_data(array) if _is_key(like) else array
     if (leaf.shape, leaf.dtype) != (like.shape, like.dtype):
         raise ValueError(f"it holds {leaf.dtype}{leaf.shape} in place of {like.dtype}{like.shape}")
