@@ -199,26 +199,43 @@ def run(main: Callable[[], None], several: bool = False) -> None:
       several: whether several processes can run it together.
     """
     for name in ("stdout", "stderr"):
-        setattr(sys, name, _unbroken(getattr(sys, name)))
+        setattr(sys, name, _unbroken(getattr(sys, name), "standard output" if name == "stdout" else None))
     app.run(functools.partial(_guarded, main, several), flags_parser=_parse)
 
 
 class _Pipe(io.FileIO):
-    """What nobody reads any more is written to nobody: a run does not depend on its reader."""
+    """What nobody reads any more is written to nobody: a run does not depend on its reader.
+
+    A full disk is told, once, if the stream is told a name.
+    """
+
+    def __init__(self, descriptor: int, told: str | None):
+        super().__init__(descriptor, "w")
+        self._told = told
 
     def write(self, data: bytes) -> int:
+        """Writes all or a part, or nothing that can be kept; the number of bytes that are done with is returned.
+
+        Raises:
+          UserError: the disk is full or fails.
+        """
         try:
             return super().write(data)
         except BrokenPipeError:
-            return memoryview(data).nbytes
+            pass
+        except OSError as error:
+            told, self._told = self._told, None
+            if told:
+                raise UserError(f"{told}: cannot be written: {error.strerror}") from error
+        return memoryview(data).nbytes
 
 
-def _unbroken(stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
+def _unbroken(stream: io.TextIOWrapper | None, told: str | None) -> io.TextIOWrapper:
     if stream is None:  # closed from the start
         return open(os.devnull, "w")
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w")),  # C++ has the other for itself
+        io.BufferedWriter(_Pipe(os.dup(stream.fileno()), told)),  # C++ has the other for itself
         encoding=stream.encoding,
         errors="backslashreplace",  # a file name need not be Unicode
         line_buffering=stream.line_buffering,
@@ -346,6 +363,7 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
             )
         set_up(given)
         main()
+        sys.stdout.flush()
     except UserError as error:
         _fail(error)
     except Interrupted as interruption:

@@ -257,6 +257,19 @@ def test_a_run_does_not_depend_on_its_reader(folder, whole, start):
     assert results(folder / "unread") == results(whole)
 
 
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_under_the_output_is_told_by_that_name(folder, whole, start):
+    with open("/dev/full", "w") as full:
+        unsaid = start("--steps=1", f"--workdir={folder / 'unsaid'}", stdout=full)
+        untold = start(f"--steps={STEPS}", f"--workdir={folder / 'untold'}", stderr=full)
+        unsaid.stdout = untold.stderr = None  # nothing can be read there
+        said = "stylize: standard output: cannot be written: No space left on device\n"
+        assert (unsaid.communicate()[1], unsaid.returncode) == (said, 2)
+        output, _ = untold.communicate()
+    assert (output.splitlines()[-1], untold.returncode) == (f"picture: {folder / 'untold/image.png'}", 0)
+    assert results(folder / "untold") == results(whole)
+
+
 def test_a_finished_run_whose_photo_has_changed_says_so(folder, stylize):
     photo, workdir = folder / "photo.png", folder / "photographed"
     flags = (f"--content={photo}", *narrow.FEW, "--steps=1", f"--workdir={workdir}")
