@@ -395,7 +395,7 @@ def main() -> None:
         torch_python=_TORCH_PYTHON.value,
     )
     check(asked)
-    where = {"backend": jax.default_backend(), "cores": machine.cores()}
+    where = {"backend": launch.started()[0].platform, "cores": machine.cores()}
     for row in measured(asked):
         print(json.dumps(row | where), flush=True)
 

@@ -174,13 +174,31 @@ def conduct() -> Conduct:
     return Conduct(OVERWRITE.value, CHECKPOINT_SECONDS.value, TENSORBOARD.value)
 
 
+def started() -> list[jax.Device]:
+    """All devices of JAX, which starts with this.
+
+    Raises:
+      UserError: JAX_PLATFORMS asks for what is not here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # Of a platform that it knows but has no plugin for JAX says nothing.
+        if str(error) and "Unable to initialize backend" not in str(error):
+            raise
+        name = jax.config.jax_platforms
+        raise UserError(
+            f"JAX_PLATFORMS={name}: JAX finds no such device here; without it, it takes what there is"
+        ) from error
+
+
 def devices() -> list[jax.Device]:
     """The devices that --devices asks for, of each process as many.
 
     Raises:
-      UserError: there are not as many.
+      UserError: there are not as many, or see `started`.
     """
-    found, count, several = jax.devices(), DEVICES.value, jax.process_count()
+    found, count, several = started(), DEVICES.value, jax.process_count()
     if count is None:
         count = several if found[0].platform == "cpu" else len(found)
     if count > len(found):

@@ -98,7 +98,7 @@ def recorded(folder: pathlib.Path) -> Settings:
 
 
 def main() -> None:
-    given, cache = settings.read(), Cache()
+    given, cache = settings.read(), Cache(launch.started()[:1])
     found = [each for path in _RESULT.value for each in results(pathlib.Path(path))]
     if not settings.given("content"):  # beside the picture of a run is what it was made of
         runs = [each.parent if each.name == "image.png" else each for each in found]

@@ -1,5 +1,6 @@
 """The stylize command from end to end: its files, its repeatability, its words for failure, its signals."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -830,6 +831,22 @@ def test_without_a_home_no_folder_of_its_name_is_made():
     )
     done = narrow.run("-c", code)
     assert done.stdout == "None\n", done.stderr
+
+
+@pytest.mark.parametrize("command", ["stylize", "measure", "benchmark"])
+@pytest.mark.parametrize("platform", ["cuda", "none"])  # of the one, which it knows, JAX says nothing
+def test_a_platform_that_is_not_here_is_told_in_one_line(command, platform, tmp_path):
+    if importlib.util.find_spec(f"jax_{platform}12_plugin"):
+        pytest.skip("it is here")
+    code = (
+        f"import jax, runpy, sys; jax.config.update('jax_platforms', {platform!r}); sys.argv[0] = {command!r}\n"
+        f"runpy.run_module('experiments.{command}', run_name='__main__', alter_sys=True)"
+    )
+    (tmp_path / "image.png").touch()
+    (tmp_path / "run.flags").touch()
+    result = (f"--result={tmp_path}",) if command == "measure" else ()
+    told = narrow.refused("-c", code, *result, cwd=tmp_path)
+    assert told.startswith(f"{command}: JAX_PLATFORMS={platform}: ")
 
 
 def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_path):
