@@ -175,6 +175,8 @@ def watch(folder: str) -> None:
             otherwise(message, *where, **also)
             return
         what, program, why = found.groups()
+        if not os.path.isdir(folder):
+            what = "writing"  # JAX makes the folder when it reads, and nothing is there that could be damaged
         remove(folder, program)
         if what not in told:
             told.add(what)

@@ -196,6 +196,14 @@ def test_a_program_that_cannot_be_written_is_told_once_and_leaves_nothing_behind
     assert not programs(folder)
 
 
+def test_of_a_folder_that_cannot_be_made_nothing_is_told_to_be_damaged(folder, capfd):
+    folder.rmdir()
+    folder.touch()
+    compute(3)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"--compilation_cache={folder}: cannot write there; ")
+
+
 def test_other_warnings_are_shown_as_before(tmp_path):
     with warnings.catch_warnings(record=True, action="always") as shown:
         program_cache.watch(str(tmp_path))
