@@ -223,8 +223,8 @@ def parse_style(text: str) -> tuple[str, float]:
         return text, 1.0
     if not path or pathlib.Path(text).exists():
         return text, 1.0
-    if not 0 < share < math.inf:
-        raise UserError(f"--style={text}: the share must be a number greater than 0, not {last!r}")
+    if not 1e-30 <= share <= 1e30:  # float32 holds their sum, too
+        raise UserError(f"--style={text}: the share must be a number from 1e-30 to 1e30, not {last!r}")
     return path, share
 
 

@@ -364,6 +364,10 @@ BAD = {
         ["--preserve_color=palette", "--style_mask={folder}/content.png"],
         "--preserve_color=palette",
     ),
+    "a share that float32 cannot hold": (
+        ["--style=sample:night:1e39"],
+        "--style=sample:night:1e39: the share",
+    ),
     "shares for what is nearest": (
         ["--style_loss=mrf", "--style=sample:night:2", "--style=sample:facets"],
         "--style=sample:night:2",
