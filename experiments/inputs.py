@@ -337,5 +337,9 @@ def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Sou
     if kind in start.KINDS:
         content = jax.device_put(given.content)
         return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
+    if kind.isidentifier() and not pathlib.Path(kind).exists():
+        raise UserError(
+            f"--init={kind}: no such file, and no start image of this name; there are {', '.join(start.KINDS)}"
+        )
     image = pictures.read(kind, _size(given.photo.shape), settings.resize, smallest=pictures.MIN_SIDE)
     return jax.device_put(image), [Source("init", kind, image.shape)]

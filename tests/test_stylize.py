@@ -384,6 +384,7 @@ BAD = {
     "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
     "an output that is a file of a run": (["--output={folder}/run/image.png"], "is the image.png of a run"),
     "an output that is a folder": (["--output={folder}/folder.png"], "folder.png': cannot be written"),
+    "a start image of no such name": (["--init=Noise"], "--init=Noise: no such file, and no start image"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
     "a pickle as weights": (["--weights={folder}/weights.pt"], "could run code"),
     "a workdir of no name": (["--workdir="], "--workdir="),
