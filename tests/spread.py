@@ -1,5 +1,7 @@
 """What a training step moves between devices and holds on each, from its compiled program: a JSON line a number.
 
+Each optimizer that is given has them all.
+
     PYTHONPATH=. python tests/spread.py --size=1024x1024 --devices=1,2,4,8 --optimizer=adam
     PYTHONPATH=. python tests/spread.py --size=37x301 --devices=1,4 --optimizer=adam --narrow --steps=2
 
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="37x301")
     parser.add_argument("--devices", default="1,4")
-    parser.add_argument("--optimizer", default="adam")
+    parser.add_argument("--optimizer", action="append")
     parser.add_argument("--convolution", default="direct")
     parser.add_argument("--narrow", action="store_true")
     parser.add_argument("--lanes", type=int, default=0)
@@ -130,19 +132,20 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", max(counts))
     jax.config.update("jax_enable_compilation_cache", False)
     width, height = map(int, asked.size.split("x"))
-    problem, spec = pose(asked.narrow, height, width, asked.convolution), catalogue.parse(asked.optimizer)
+    problem = pose(asked.narrow, height, width, asked.convolution)
     task = task_of(problem, (height, width, 3))
-    whole = None
-    for count in counts:
-        if asked.lanes:
-            row = measure_lanes(task, spec, asked.lanes, count, asked.steps)
-        else:
-            row = measure(task, spec, count, asked.steps)
-        if asked.steps:
-            whole = whole or dict(row)
-            for name in ("first", "image"):
-                row[name] = float(np.abs(row[name] - whole[name]).max() / np.abs(whole[name]).max())
-        print(json.dumps(row), flush=True)
+    for text in asked.optimizer or ["adam"]:
+        spec, whole = catalogue.parse(text), None
+        for count in counts:
+            if asked.lanes:
+                row = measure_lanes(task, spec, asked.lanes, count, asked.steps)
+            else:
+                row = measure(task, spec, count, asked.steps)
+            if asked.steps:
+                whole = whole or dict(row)
+                for name in ("first", "image"):
+                    row[name] = float(np.abs(row[name] - whole[name]).max() / np.abs(whole[name]).max())
+            print(json.dumps({"optimizer": text} | row), flush=True)
 
 
 if __name__ == "__main__":

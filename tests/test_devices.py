@@ -3,6 +3,7 @@
 The devices are four virtual ones of this CPU, in a process of their own: JAX has them from its start or not at all.
 """
 
+import functools
 import json
 import os
 import signal
@@ -20,17 +21,29 @@ def spread(*arguments):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+#: By size, the optimizers of which a step is looked at, and what each moves besides for its transforms.
+STEPS = {
+    "40x320": {"adam": set(), "lbfgs": set()},
+    "37x301": {
+        "lbfgs": set(),
+        "nonlinear-cg": set(),
+        "optax-lbfgs": set(),
+        "lbfgs@fourier": {"all-to-all"},
+        "lbfgs:scaling=spectral": {"all-to-all"},
+    },
+}
+
+
+@functools.cache
+def first_steps(size):
+    """By optimizer, the rows of a step of one problem."""
+    rows = spread(f"--size={size}", *(f"--optimizer={optimizer}" for optimizer in STEPS[size]), "--steps=1")
+    return {one["optimizer"]: (one, four) for one, four in zip(rows[::2], rows[1::2], strict=True)}
+
+
 @pytest.mark.parametrize(
     ("size", "optimizer", "transposed"),
-    [
-        ("40x320", "adam", set()),
-        ("40x320", "lbfgs", set()),
-        ("37x301", "lbfgs", set()),
-        ("37x301", "nonlinear-cg", set()),
-        ("37x301", "optax-lbfgs", set()),
-        ("37x301", "lbfgs@fourier", {"all-to-all"}),
-        ("37x301", "lbfgs:scaling=spectral", {"all-to-all"}),
-    ],
+    [(size, *step) for size, steps in STEPS.items() for step in steps.items()],
 )
 def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
     """301 rows do not divide by four devices and the sixteen of block 5, nor 19 columns of a transform.
@@ -38,7 +51,8 @@ def test_neighbours_get_halos_and_nobody_the_image(size, optimizer, transposed):
     Nor is an image gathered to be flattened for the products of L-BFGS, whose history each device has a part of, or
     of conjugate gradients.
     """
-    one, four = spread(f"--size={size}", f"--optimizer={optimizer}", "--steps=1")
+    one, four = first_steps(size)[optimizer]
+    assert (one["devices"], four["devices"]) == (1, 4)
     assert one["collectives"] == {}
     assert set(four["collectives"]) == {"collective-permute", "all-reduce"} | transposed
     image = 4 * 3 * 37 * 301
