@@ -1,5 +1,9 @@
 """What a notebook needs: functions of arrays as programs, a run, and a picture in one call."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,8 +18,42 @@ from jaxstyle.quality import photo, style
 from jaxstyle.runs import threads
 
 # Each as one program: else each of its operations would be compiled by itself, which takes longer.
-pose = jax.jit(objective.pose, static_argnames=("form", "read"))
+_pose = jax.jit(objective.pose, static_argnames=("form", "read"))
 lpips, style_distances = jax.jit(photo.lpips), jax.jit(style.style_distances)
+
+
+@functools.wraps(objective.pose)  # whose help it has
+def pose(
+    form: objective.Form,
+    network: vgg.PreparedNetwork,
+    content: Image,
+    styles: Sequence[objective.Style],
+    *arguments: Any,
+    **named: Any,
+) -> objective.Problem:
+    for each in styles:
+        _check_mask("content_mask", each.content_mask, content)
+        _check_mask("style_mask", each.style_mask, each.picture)
+    return _pose(form, network, content, styles, *arguments, **named)
+
+
+def _check_mask(name: str, mask: objective.Mask | None, picture: Image) -> None:
+    """Refuses a mask of another size than its picture's or, as far as is known now, beyond [0, 1].
+
+    A loss grows as the square of its mask: one of bytes up to 255 would weigh 65,025 times as much.
+
+    Raises:
+      UserError: it is so.
+    """
+    if mask is None:
+        return
+    if jnp.shape(mask) != jnp.shape(picture)[:2]:
+        height, width = jnp.shape(picture)[:2]
+        raise UserError(f"{name}: is {[*jnp.shape(mask)]}; its picture needs one of [{height}, {width}]")
+    if not isinstance(mask, jax.core.Tracer) and not (jnp.min(mask) >= 0 and jnp.max(mask) <= 1):
+        raise UserError(
+            f"{name}: has values from {jnp.min(mask):g} to {jnp.max(mask):g}; a mask is in [0, 1]"
+        )
 
 
 def run(

@@ -91,6 +91,28 @@ def test_a_layer_that_there_is_not_is_told_by_its_name(narrow_weights, layer):
             jaxstyle.stylize(picture, picture, recipe=jaxstyle.RECIPES["gatys"]._replace(**layers))
 
 
+@pytest.mark.parametrize("name", ["content_mask", "style_mask"])
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.full((24, 20), 255, np.uint8), "has values from 255 to 255; a mask is in [0, 1]"),
+        (np.full((24, 20), -0.5), "has values from -0.5 to -0.5; a mask is in [0, 1]"),
+        (np.full((24, 20), np.nan), "has values from nan to nan"),
+        (np.ones((24, 20, 3)), "is [24, 20, 3]; its picture needs one of [24, 20]"),
+        (np.ones((20, 24), bool), "is [20, 24]; its picture needs one of [24, 20]"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused_by_its_name(random_network, name, mask, told):
+    picture = np.zeros((24, 20, 3), np.float32)
+    recipe = jaxstyle.Recipe({}, {"block1_conv1": 1.0}, None, 1.0, 0.0)
+    network = jaxstyle.prepare_network(random_network, "block1_conv1")
+    styles = [jaxstyle.Style(picture, **{name: mask})]
+    with pytest.raises(jaxstyle.UserError, match=re.escape(f"{name}: {told}")):
+        jaxstyle.pose(
+            jaxstyle.FORMS["gatys"], network, picture, styles, jaxstyle.weighting(recipe, picture.shape)
+        )
+
+
 def test_a_texture_is_made_without_content_and_of_bytes(narrow_weights):
     rng = np.random.default_rng(0)
     start, style = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
