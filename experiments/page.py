@@ -3,12 +3,14 @@
 import json
 import pathlib
 import shlex
+import socket
 import tempfile
 import threading
 import urllib.parse
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -229,6 +231,18 @@ def _there(path: pathlib.Path) -> pathlib.Path:
     if not path.is_file():
         raise UserError(f"there is no {path.name} yet")
     return path
+
+
+class Server(uvicorn.Server):
+    """One that does not wait for an estimate when it ends, which takes longer than it waits for answers."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio):
+        super().__init__(config)
+        self._studio = studio
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._studio.estimates.cancel()
+        await super().shutdown(sockets)
 
 
 def application(studio: Studio, hosts: Collection[str]) -> guard.Application:

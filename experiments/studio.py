@@ -70,7 +70,7 @@ def main() -> None:
             timeout_graceful_shutdown=1,
         )
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            page.Server(config, studio).run(sockets=[listener])
         finally:
             studio.close()
     if signals:

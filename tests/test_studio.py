@@ -571,6 +571,21 @@ def test_the_command_prints_its_address_and_ends_with_what_runs(tmp_path):
     assert not (tmp_path / ".jaxstyle.lock").exists()
 
 
+def test_an_estimate_on_its_way_ends_with_the_studio(tmp_path):
+    with subprocess.Popen(**command("experiments.studio", "--port=0", f"--workdir={tmp_path}")) as running:
+        port = urllib.parse.urlsplit(running.stdout.readline().split()[1]).port
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            answer = other.submit(Client(port, None).get, "estimate", CHOSEN)
+            time.sleep(1)  # a dry run takes longer, even to import what it needs
+            running.send_signal(signal.SIGINT)
+            try:
+                assert running.wait(60) == 130
+            finally:
+                running.kill()
+            assert answer.result() == {"estimates": None}
+        assert running.stderr.read() == "interrupted by SIGINT; the same command goes on from here\n"
+
+
 def test_a_port_that_is_taken_is_named():
     with studio.bind(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
