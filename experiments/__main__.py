@@ -35,7 +35,8 @@ def main() -> None:
         width = len(spoken("benchmark"))
         lines = [f"{spoken(name):<{width}} {line}" for name, line in known.items()]
         lines.append("--helpshort after a command lists its flags; --helpfull those of all libraries too.")
-        print("\n".join(lines))  # at once: whoever reads the first alone breaks no pipe
+        # In one piece, unbuffered too: whoever reads the first line alone breaks no pipe.
+        sys.stdout.write("\n".join(lines) + "\n")
     else:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"

@@ -70,7 +70,7 @@ COMPILATION_CACHE = flags.DEFINE_string(
 flags.adopt_module_key_flags(settings)
 
 #: Flags that are not recorded and may name any path.
-_PATHS = ("workdir", "output", "compilation_cache")
+_PATHS = ("workdir", "output", "result", "compilation_cache")
 
 #: The variables as this process was given them, with which others are started.
 ENVIRONMENT = dict(os.environ)

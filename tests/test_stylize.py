@@ -314,6 +314,8 @@ def test_any_file_name_goes_through_every_output_and_back(folder, whole, stylize
     status, _, errors = stylize(f"--flagfile={first / 'run.flags'}", f"--workdir={second}")
     assert status == 0, errors
     assert results(second) == results(first)
+    measured = narrow.run("experiments.measure", f"--result={first}", check=True)
+    assert json.loads(measured.stdout)["result"] == str(first)
 
 
 BAD = {
@@ -893,6 +895,15 @@ def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_p
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"content-style", "content-style-2"}
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="needs a folder that nobody can write")
+def test_where_no_run_can_be_written_the_flag_that_helps_is_named(folder):
+    pictures = make_pictures(folder)
+    told = narrow.refused(
+        "experiments.stylize", *pictures, *narrow.FEW, "--size=32", cwd=pathlib.Path("/proc")
+    )
+    assert told.startswith("stylize: --workdir=runs/content-style: cannot write there: ")
+
+
 def test_a_tilde_is_the_home_folder_where_no_shell_put_that_in(folder, tmp_path):
     home, here = tmp_path / "home", tmp_path / "here"
     for path in (home, here):
@@ -928,6 +939,14 @@ def test_the_commands_are_listed_with_a_line_each():
         "verify",
     ]
     assert names == known
+
+
+def test_the_first_of_the_commands_can_be_read_alone():
+    code = "import runpy, sys, time; sys.argv[0] = 'x'; runpy.run_module('experiments', run_name='__main__')"
+    process = narrow.Process("-c", code, PYTHONUNBUFFERED="1")
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.communicate()[1], process.returncode) == ("", 0)
 
 
 def test_two_processes_that_race_for_one_workdir_leave_one_whole_run(folder, start, whole):

@@ -73,9 +73,11 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = None if error.filename is None else os.path.abspath(os.fsdecode(error.filename))
-        if named and not pathlib.Path(named).is_relative_to(os.path.abspath(directory)):
-            raise
+        if error.filename is not None:
+            own = pathlib.Path(os.path.abspath(directory))
+            named = pathlib.Path(os.path.abspath(os.fsdecode(error.filename)))
+            if not named.is_relative_to(own) and named not in own.parents:  # which are made with it
+                raise
         kept = "what is there is kept, and the same command, without --overwrite, goes on from it"
         rest = f"; {kept}" if os.path.exists(directory / "run.flags") else ""
         raise UserError(
