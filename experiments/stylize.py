@@ -274,7 +274,8 @@ def stylize_all(
     """
     if request.output:
         raise UserError(
-            f"--output: there are {len(found)} photos; their pictures are in --workdir, each in a folder"
+            f"--output={request.output}: is for one photo; the pictures of a folder or a pattern are in --workdir, "
+            "each in a folder"
         )
     names = [pathlib.Path(path).name for path in found]
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -383,7 +383,10 @@ BAD = {
     "a start without a name": (["--init="], "names no picture"),
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
-    "one output for several photos": (["--content={folder}/*t*.png", "--output=a.png"], "--output"),
+    "one output for several photos": (
+        ["--content={folder}/*t*.png", "--output=a.png"],
+        "--output=a.png: is for one photo",
+    ),
     "an output that is a file of a run": (["--output={folder}/run/image.png"], "is the image.png of a run"),
     "an output that is a folder": (["--output={folder}/folder.png"], "folder.png': cannot be written"),
     "a start image of no such name": (["--init=Noise"], "--init=Noise: no such file, and no start image"),
