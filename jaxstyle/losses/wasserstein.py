@@ -14,8 +14,9 @@ from jaxstyle.losses.gram import guided_gram, weighted_gram
 from jaxstyle.losses.terms import Array, Features, Gram, Guide, Scalar
 
 #: The Wasserstein loss blurs both distributions by noise, whose variance in each direction is this fraction of the
-#: sum of the channels' variances: what float32 can tell from a covariance without full rank.
-BLUR = 1e-6
+#: sum of the channels' variances: what float32 can tell from a covariance without full rank. Where it does not make
+#: both positive it is the stronger one: of stripes or a slow gradient a million positions round off to 1e-5.
+BLUR, STRONGER_BLUR = 1e-6, 1e-4
 
 #: On a CPU of so many cores or fewer a singular value decomposition, which keeps to one, takes less time than 36
 #: products, which use them all: of 512 channels 34 ms where these take 53 ms on two.
@@ -91,17 +92,17 @@ class Factor(NamedTuple):
     trace: Scalar
 
 
-def factor(covariance: Gram) -> Factor:
-    """That of S + (`BLUR` · tr S) I, which has full rank even for features that do not vary."""
+def factor(covariance: Gram, blur: float = BLUR) -> Factor:
+    """That of S + (`blur` · tr S) I, which has full rank even for features that do not vary; NaN where it has not."""
     trace, channels = jnp.trace(covariance), len(covariance)
-    level = BLUR * trace + 1e-12  # far below the variance of a feature
+    level = blur * trace + 1e-12  # far below the variance of a feature
     blurred = covariance + level * jnp.eye(channels, dtype=covariance.dtype)
     return Factor(jax.lax.linalg.cholesky(blurred, symmetrize_input=False), trace + channels * level)
 
 
 @jax.custom_vjp
 def squared_bures(first: Gram, second: Gram) -> Scalar:
-    """tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½) of covariances, both blurred by `BLUR`.
+    """tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½) of covariances, both blurred by `BLUR`, or by more where they need it.
 
     With any factors S = L Lᵀ it is the least |L₁Q − L₂|² for an orthogonal Q: Bhatia, Jain and Lim 2019, "On the
     Bures-Wasserstein Distance between Positive Definite Matrices", theorem 1. Nothing large cancels from that sum of
@@ -136,25 +137,32 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_one_by_one
-def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram, Gram]]:
-    (lower, trace), (target, target_trace) = factor(first), factor(second)
+def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram, Gram, Scalar]]:
+    def factors(blur: float) -> tuple[Factor, Factor, Scalar]:
+        return factor(first, blur), factor(second, blur), jnp.asarray(blur, first.dtype)
+
+    found = factors(BLUR)
+    positive = jnp.all(jnp.isfinite(found[0].lower) & jnp.isfinite(found[1].lower))
+    (lower, trace), (target, target_trace), blur = jax.lax.cond(
+        positive, lambda: found, lambda: factors(STRONGER_BLUR)
+    )
     # A factor's norm is √tr, its least singular value √(`BLUR` · tr) or more.
     norms = jnp.sqrt(trace * target_trace)
     rotation = orthogonal_factor(lower.T @ target / norms)
-    return jnp.sum((lower @ rotation - target) ** 2), (lower, target, rotation)
+    return jnp.sum((lower @ rotation - target) ** 2), (lower, target, rotation, blur)
 
 
 @_one_by_one
-def _bures_backward(factors: tuple[Gram, Gram, Gram], gradient: Scalar) -> tuple[Gram, Gram]:
-    lower, target, rotation = factors
-    slopes = _bures_slope(lower, target, rotation), _bures_slope(target, lower, rotation.T)
+def _bures_backward(factors: tuple[Gram, Gram, Gram, Scalar], gradient: Scalar) -> tuple[Gram, Gram]:
+    lower, target, rotation, blur = factors
+    slopes = _bures_slope(lower, target, rotation, blur), _bures_slope(target, lower, rotation.T, blur)
     return tuple(gradient * slope for slope in slopes)
 
 
-def _bures_slope(lower: Gram, target: Gram, rotation: Gram) -> Gram:
+def _bures_slope(lower: Gram, target: Gram, rotation: Gram, blur: Scalar) -> Gram:
     # I − T, T = L₁⁻ᵀ Q L₂ᵀ the symmetric matrix of the optimal transport; the blur grows with the trace.
     slope = jax.scipy.linalg.solve_triangular(lower, (lower - target @ rotation.T).T, trans=1, lower=True)
-    return (slope + slope.T) / 2 + BLUR * jnp.trace(slope) * jnp.eye(len(slope), dtype=slope.dtype)
+    return (slope + slope.T) / 2 + blur * jnp.trace(slope) * jnp.eye(len(slope), dtype=slope.dtype)
 
 
 squared_bures.defvjp(_bures_forward, _bures_backward)
