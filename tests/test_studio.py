@@ -499,6 +499,7 @@ def test_what_a_run_would_take_is_told_before(client):
 
 
 def test_a_mistake_is_one_line_and_nothing_is_written(client):
+    (client.studio.folder / "uploads").mkdir(parents=True, exist_ok=True)  # which any upload makes
     before = sorted(client.studio.folder.rglob("*"))
     for path, body in (
         *(("paint", {"content": "/etc/hostname", "style": "sample:night"}), ("paint", {}), ("paint", b"{")),
