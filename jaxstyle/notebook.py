@@ -1,7 +1,7 @@
 """What a notebook needs: functions of arrays as programs, a run, and a picture in one call."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -28,13 +28,29 @@ def pose(
     network: vgg.PreparedNetwork,
     content: Image,
     styles: Sequence[objective.Style],
+    weighting: recipes.Weighting,
     *arguments: Any,
     **named: Any,
 ) -> objective.Problem:
+    known = set(network.filters)  # of others `vgg.features` tells the name
+    _check_side(content, known.intersection([*weighting.content, *weighting.style]))
     for each in styles:
+        _check_side(each.picture, known.intersection(weighting.style))
         _check_mask("content_mask", each.content_mask, content)
         _check_mask("style_mask", each.style_mask, each.picture)
-    return _pose(form, network, content, styles, *arguments, **named)
+    return _pose(form, network, content, styles, weighting, *arguments, **named)
+
+
+def _check_side(picture: Image, layers: Collection[str]) -> None:
+    """Refuses a picture of which a layer has nothing, whose loss would be no number.
+
+    Raises:
+      UserError: it is so.
+    """
+    height, width = jnp.shape(picture)[:2]
+    deepest = max(layers, default="block1_conv1")
+    if min(height, width) < vgg.smallest_side(deepest):
+        raise UserError(f"{deepest} shrinks a picture of {width}x{height} to nothing")
 
 
 def _check_mask(name: str, mask: objective.Mask | None, picture: Image) -> None:
@@ -66,14 +82,16 @@ def run(
       problem: see `objective.pose`.
       image: the start image, RGB in [0, 255].
       optimizer: see `catalogue.parse`.
-      steps: iterations.
+      steps: iterations, 0 or more.
 
     Returns:
       The last image, not clipped to [0, 255], and the metrics of all steps + 1 iterates, each field [steps + 1].
 
     Raises:
-      UserError: the optimizer draws random numbers.
+      UserError: the optimizer draws random numbers, or `steps` is negative.
     """
+    if steps < 0:
+        raise UserError(f"steps={steps}: must be 0 or more")
     if optimizer.needs_key:
         raise UserError(
             f"--optimizer={optimizer.name}: draws random numbers, which only the commands can give it"
@@ -112,7 +130,7 @@ def stylize(
     Args:
       content: float32, RGB in [0, 255]; the result has its shape.
       styles: float32, RGB in [0, 255], of any shapes; they are blended in equal shares.
-      steps: iterations of the optimizer.
+      steps: iterations of the optimizer, 0 or more.
       optimizer: as on the command line, `NAME` or `NAME:key=value,key=value`.
       network: as `load_weights` gives it; by default torchvision's VGG16.
       recipe: layers and weights.
@@ -124,8 +142,8 @@ def stylize(
 
     Raises:
       TypeError: no style picture is given.
-      UserError: the optimizer is none or draws random numbers, or an array is no picture, or one so small that a
-        layer has nothing of it.
+      UserError: the optimizer is none or draws random numbers, `steps` is negative, or an array is no picture, or
+        one so small that a layer has nothing of it.
       KeyError: the network has no layer that the recipe names.
     """
     if not styles:
@@ -139,7 +157,6 @@ def stylize(
     layers = [*recipe.content_layers, *recipe.style_layers]
     if missing := set(layers) - set(network.network.convolutions):
         raise KeyError(min(missing))
-    deepest = max(layers)
     for picture in (content, *styles):
         if not hasattr(picture, "shape"):
             raise UserError(
@@ -148,10 +165,7 @@ def stylize(
             )
         if len(picture.shape) != 3 or picture.shape[2] != 3:
             raise UserError(f"a picture is an array [height, width, 3], not {[*picture.shape]}")
-        if min(picture.shape[:2]) < vgg.smallest_side(deepest):
-            height, width, _ = picture.shape
-            raise UserError(f"{deepest} shrinks a picture of {width}x{height} to nothing")
-    prepared = vgg.prepare(network.network, deepest, padding=recipe.padding)
+    prepared = vgg.prepare(network.network, max(layers), padding=recipe.padding)
     weighting = recipes.weighting(recipe, content.shape)
     wanted = [objective.Style(style) for style in styles]
     problem = pose(form, prepared, content, wanted, weighting)

@@ -128,6 +128,37 @@ def test_pictures_of_which_a_layer_has_nothing_are_refused(narrow_weights):
         jaxstyle.stylize(np.zeros((32, 32, 3), np.float32), np.zeros((8, 20, 3), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("content", "style"),
+    [((8, 20), (32, 32)), ((32, 32), (8, 20))],
+    ids=["a small photo", "a small style picture"],
+)
+def test_a_problem_of_pictures_of_which_a_layer_has_nothing_is_refused(random_network, content, style):
+    content, style = (np.zeros((*sides, 3), np.float32) for sides in (content, style))
+    network = jaxstyle.prepare_network(random_network, "block5_conv1")
+    recipe = jaxstyle.Recipe({"block1_conv1": 1.0}, {"block5_conv1": 1.0}, None, 1.0, 0.0)
+    weighting = jaxstyle.weighting(recipe, content.shape)
+    with pytest.raises(jaxstyle.UserError, match="block5_conv1 shrinks a picture of 20x8 to nothing"):
+        jaxstyle.pose(jaxstyle.FORMS["gatys"], network, content, [jaxstyle.Style(style)], weighting)
+
+
+def test_a_style_picture_needs_no_pixels_for_layers_of_the_content(random_network):
+    content, style = (np.zeros((*sides, 3), np.float32) for sides in ((32, 32), (8, 20)))
+    network = jaxstyle.prepare_network(random_network, "block5_conv1")
+    recipe = jaxstyle.Recipe({"block5_conv1": 1.0}, {"block1_conv1": 1.0}, None, 1.0, 0.0)
+    weighting = jaxstyle.weighting(recipe, content.shape)
+    problem = jaxstyle.pose(
+        jaxstyle.FORMS["gatys"], network, content, [jaxstyle.Style(style)], weighting=weighting
+    )
+    assert np.isfinite(jaxstyle.evaluate(jaxstyle.FORMS["gatys"], problem, content).total)
+
+
+def test_negative_steps_are_refused(narrow_weights):
+    picture = np.zeros((32, 32, 3), np.float32)
+    with pytest.raises(jaxstyle.UserError, match="steps=-1: must be 0 or more"):
+        jaxstyle.stylize(picture, picture, steps=-1)
+
+
 def test_an_optimizer_that_draws_random_numbers_is_refused(narrow_weights):
     picture = np.zeros((32, 32, 3), np.float32)
     with pytest.raises(jaxstyle.UserError, match="--optimizer=noisy_sgd: draws random numbers"):
