@@ -302,14 +302,16 @@ def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[
 def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:
     """A mask brought to the size of a picture of shape (height, width, 3); None for no path.
 
+    What is transparent counts as black: a region may be painted white on nothing.
+
     Raises:
       UserError: the file cannot be used, or has nothing but black.
     """
     if not path:
         return None
-    found = _mask(pictures.read(path, _size(shape), MASK_FILTER, smallest=pictures.MIN_SIDE))
+    found = _mask(pictures.read(path, _size(shape), MASK_FILTER, smallest=pictures.MIN_SIDE, ground="black"))
     if not found.any():
-        raise UserError(f"--{flag}={path}: is black all over; what is white counts")
+        raise UserError(f"--{flag}={path}: is black all over; what is white counts, not what is transparent")
     return found
 
 

@@ -159,7 +159,8 @@ class Settings:
     )
     content_mask: tuple[str, ...] | None = _paths(
         None,
-        "Picture whose white is the region of the photo that takes a style; one for each --style, in their order.",
+        "Picture whose white is the region of the photo that takes a style; one for each --style, in their order. "
+        "In masks, what is transparent counts as black.",
     )
     style_mask: tuple[str, ...] | None = _paths(
         None,

@@ -3,8 +3,10 @@
 import dataclasses
 import pathlib
 
+import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 from experiments import inputs, settings
 from experiments.settings import Settings
@@ -119,3 +121,34 @@ def test_a_photo_of_a_common_size_is_painted_at_once_by_default(given, scales, s
     found = inputs.with_schedule(Settings(**given))
     assert (found.scales, found.steps) == (scales, steps)
     assert inputs.with_schedule(settings.parse(settings.record(found))) == found
+
+
+def painted(mode, color, ground):
+    """A picture of 32×24 pixels whose left half is painted."""
+    mask = Image.new(mode, (32, 24), ground)
+    mask.paste(color, (0, 0, 16, 24))
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "left"),
+    [
+        (painted("RGBA", (255, 255, 255, 255), (0, 0, 0, 0)), 255),
+        (painted("RGBA", (255, 255, 255, 255), (255, 255, 255, 0)), 255),
+        (painted("LA", (255, 128), (0, 0)), 128),
+        (painted("RGBA", (100, 100, 100, 255), (0, 0, 0, 255)), 100),
+        (painted("L", 255, 0), 255),
+    ],
+    ids=["white on nothing", "white on clear white", "half clear", "grey on opaque black", "no alpha"],
+)
+def test_a_mask_is_what_is_painted_white_and_not_what_is_transparent(tmp_path, mask, left):
+    mask.save(tmp_path / "mask.png")
+    found = inputs.read_mask("content_mask", str(tmp_path / "mask.png"), (24, 32, 3))
+    np.testing.assert_allclose(found[:, :16], left / 255, rtol=1e-6)
+    np.testing.assert_array_equal(found[:, 16:], 0)
+
+
+def test_a_mask_painted_black_on_nothing_is_refused(tmp_path):
+    painted("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="is black all over; what is white counts, not what is transparent"):
+        inputs.read_mask("content_mask", str(tmp_path / "mask.png"), (24, 32, 3))

@@ -1,4 +1,4 @@
-"""What a decoder gives, of any mode, as upright 8-bit sRGB on white."""
+"""What a decoder gives, of any mode, as upright 8-bit sRGB on white or another ground."""
 
 import io
 
@@ -19,8 +19,11 @@ _UPRIGHT = {
 }
 
 
-def upright_rgb(image: Image.Image, managed: bool) -> Image.Image:
-    """A decoded picture of any mode as RGB, its transparent parts white; `managed` applies its ICC profile."""
+def upright_rgb(image: Image.Image, managed: bool, ground: str = "white") -> Image.Image:
+    """A decoded picture of any mode as RGB, on a `ground` of this colour where it is transparent.
+
+    `managed` applies its ICC profile.
+    """
     turn = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile") if managed else None
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
@@ -33,9 +36,9 @@ def upright_rgb(image: Image.Image, managed: bool) -> Image.Image:
         image = image.convert("L" if grey else "RGB")
     image = _srgb(image, profile)
     if alpha is not None:
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=alpha)
-        image = white
+        laid = Image.new("RGB", image.size, ground)
+        laid.paste(image, mask=alpha)
+        image = laid
     return image if turn is None else image.transpose(turn)
 
 

@@ -51,8 +51,8 @@ class _Timed(io.BytesIO):
         return super().read(size)
 
 
-def decode(data: bytes, name: str, longer: int | None, managed: bool) -> Image.Image:
-    """The first frame of a file as an upright RGB picture; `managed` applies its ICC profile.
+def decode(data: bytes, name: str, longer: int | None, managed: bool, ground: str = "white") -> Image.Image:
+    """The first frame of a file as an upright RGB picture; for `managed` and `ground` see `convert.upright_rgb`.
 
     A JPEG of more than `MAX_PIXELS` is decoded at a half, a quarter or an eighth of its size, the first that is
     within the bound, unless fewer than `longer` pixels of its longer side would be left; None: never.
@@ -73,7 +73,7 @@ def decode(data: bytes, name: str, longer: int | None, managed: bool) -> Image.I
                     raise UserError(f"{name}: has more than {MAX_SCANS} scans; save it anew")
                 image.load()
                 _check_size(image.size, name)  # an ICO tells its true size only now
-                return convert.upright_rgb(image, managed)
+                return convert.upright_rgb(image, managed, ground)
         except UserError:
             raise
         except UnidentifiedImageError as error:

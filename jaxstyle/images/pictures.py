@@ -75,12 +75,17 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
 
 
 def read(
-    path: str | os.PathLike, size: Size | None = None, resize: str = "lanczos", *, smallest: int = 1
+    path: str | os.PathLike,
+    size: Size | None = None,
+    resize: str = "lanczos",
+    *,
+    smallest: int = 1,
+    ground: str = "white",
 ) -> Float[np.ndarray, "height width 3"]:
     """The picture of a file or of a sample, float32 RGB in [0, 255], at `size` or at its own.
 
     The first frame is turned upright by its EXIF orientation, converted to sRGB by its ICC profile,
-    laid on white where it is transparent, and then resized with Pillow's filter of the name
+    laid on white, or another `ground`, where it is transparent, and then resized with Pillow's filter of the name
     `resize`. The filter works on 8-bit values, whose rounding (half a level) is below what a
     photo's own encoding loses; the overshoot of lanczos and bicubic is clipped, so the result stays
     in range.
@@ -105,7 +110,7 @@ def read(
         image = Image.fromarray(source)
     else:
         longer = None if size is None else max(fit(size, 1, 1))
-        image = decode.decode(_contents(source), repr(str(path)), longer, managed=resize != "nearest")
+        image = decode.decode(_contents(source), repr(str(path)), longer, resize != "nearest", ground)
     if min(image.size) < smallest:
         raise UserError(
             f"{str(path)!r}: is {image.width}x{image.height} pixels; each side needs {smallest} or more"
