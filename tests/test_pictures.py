@@ -575,6 +575,15 @@ def test_a_jpeg_of_many_scans_is_refused(tmp_path):
     assert "more than 100 scans" in refusal(path)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])
+@pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
+def test_a_tiff_whose_colours_are_of_a_kind_that_is_not_read_is_told_to_be_one(tmp_path, dtype, big):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((24, 32, 3), dtype), photometric="rgb", bigtiff=big)
+    told = refusal(tmp_path / "a.tif")
+    assert "a.tif': is a TIFF of a kind that is not read" in told
+    assert told.endswith("save it with 8 or 16 bits a colour")
+
+
 def test_no_program_is_started_for_postscript(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a program was started")

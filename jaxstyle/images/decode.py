@@ -28,6 +28,7 @@ _RAW = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw"),
     *(".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
 )
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 _RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 
 # The head of a JPEG scan of 1 to 4 components; by chance in one of 2³⁶ places.
@@ -77,6 +78,11 @@ def decode(data: bytes, name: str, longer: int | None, managed: bool, ground: st
         except UserError:
             raise
         except UnidentifiedImageError as error:
+            if data.startswith(_TIFF_HEADS):  # which allows more than anybody reads
+                raise UserError(
+                    f"{name}: is a TIFF of a kind that is not read, as with colours of floats, or a damaged one; "
+                    "save it with 8 or 16 bits a colour"
+                ) from error
             known = ", ".join((*FORMATS, "HEIF", "JPEG XL"))
             raise UserError(f"{name}: is not a picture, or a damaged one; read are {known}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
