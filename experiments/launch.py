@@ -110,17 +110,23 @@ def company(coordinator: str | None, count: int | None, index: int | None) -> Co
     """The processes that this one is of, or None if it is alone: as flags tell, or else its variables.
 
     Raises:
-      UserError: the flags do not fit together.
+      UserError: the flags do not fit together, or the variables tell no numbers.
     """
+    if count == 1:
+        return None
     given = coordinator, count, index
     for many, which in _RANKS:
-        if int(os.environ.get(many, 1)) > 1:
-            count, index = count or int(os.environ[many]), int(os.environ[which]) if index is None else index
+        if (told := _number(many) or 1) > 1:
+            count, index = count or told, _number(which) if index is None else index
+            if index is None:
+                raise UserError(
+                    f"{many}={told}: needs {which} too; without both, or by --processes=1, one is alone"
+                )
             break
     else:
-        if count != 1 and given.count(None) in (1, 2):
+        if given.count(None) in (1, 2):
             raise UserError("--coordinator, --processes and --process: are given together, in each process")
-    if count in (None, 1):
+    if count is None:
         return None
     address = re.fullmatch(r".+:(\d{1,5})", coordinator or "any:1")
     if not address or not 0 < int(address[1]) < 2**16:
@@ -128,6 +134,18 @@ def company(coordinator: str | None, count: int | None, index: int | None) -> Co
     if index >= count:
         raise UserError(f"--process={index}: the {count} of --processes are numbered from 0")
     return Company(coordinator, count, index)
+
+
+def _number(variable: str) -> int | None:
+    """What an environment variable holds; None where it is not set, or empty.
+
+    Raises:
+      UserError: it is no number.
+    """
+    text = os.environ.get(variable)
+    if text and not text.isdecimal():
+        raise UserError(f"{variable}={text}: must be a number of 0 or more")
+    return int(text) if text else None
 
 
 class Runtime(NamedTuple):
@@ -374,6 +392,7 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     end_on_signals()
     try:
+        _check_folder()
         given = runtime()
         if given.company and not several:
             raise UserError(
@@ -393,6 +412,20 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
             _fail(UserError(f"{os.fsdecode(error.filename)!r}: {error.strerror}"))
         processes.await_verdict(error)
         raise
+
+
+def _check_folder() -> None:
+    """Makes sure that there is a current folder, which relative paths are in and libraries ask for.
+
+    Raises:
+      UserError: it was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "the current folder was deleted; the command needs to be started in another"
+        ) from error
 
 
 def end_on_signals() -> None:

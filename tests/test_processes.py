@@ -140,6 +140,7 @@ def test_flags_that_do_not_fit_are_told(given, told):
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, launch.Company(None, 2, 0)),
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"SLURM_NTASKS": "4"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "", "OMPI_COMM_WORLD_SIZE": ""}, None),
     ],
 )
 def test_what_starts_processes_is_known_by_its_variables(monkeypatch, variables, company):
@@ -147,4 +148,23 @@ def test_what_starts_processes_is_known_by_its_variables(monkeypatch, variables,
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launch.company(None, None, None) == company
+    assert launch.company(None, 1, None) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2: needs SLURM_PROCID too"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": ""}, "=2: needs OMPI_COMM_WORLD_RANK too"),
+        ({"OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE=two: must be a number"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "-1"}, "OMPI_COMM_WORLD_RANK=-1: must be"),
+    ],
+)
+def test_variables_that_tell_no_numbers_are_told_and_one_is_alone_who_asks_for_it(
+    monkeypatch, variables, told
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
+        launch.company(None, None, None)
     assert launch.company(None, 1, None) is None

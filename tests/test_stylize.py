@@ -907,6 +907,18 @@ def test_where_no_run_can_be_written_the_flag_that_helps_is_named(folder):
     assert told.startswith("stylize: --workdir=runs/content-style: cannot write there: ")
 
 
+def test_a_current_folder_that_was_deleted_is_told_before_anything_is_painted(folder, tmp_path):
+    code = (
+        "import os, pathlib, runpy, sys; pathlib.Path.cwd().rmdir(); sys.argv[0] = 'stylize'\n"
+        "runpy.run_module('experiments.stylize', run_name='__main__', alter_sys=True)"
+    )
+    (gone := tmp_path / "gone").mkdir()
+    flags = *make_pictures(folder), *narrow.FEW, "--size=32", f"--workdir={tmp_path / 'run'}"
+    told = narrow.refused("-c", code, *flags, cwd=gone)
+    assert told.startswith("stylize: the current folder was deleted; ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_tilde_is_the_home_folder_where_no_shell_put_that_in(folder, tmp_path):
     home, here = tmp_path / "home", tmp_path / "here"
     for path in (home, here):
