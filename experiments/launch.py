@@ -286,10 +286,10 @@ def _help() -> str:
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
-    if {"--help", "--helpshort", "-help", "-helpshort", "-?", "-h"} & set(arguments[1:]):
-        print(_help(), end="")
-        sys.exit()
     try:
+        if {"--help", "--helpshort", "-help", "-helpshort", "-?", "-h"} & set(arguments[1:]):
+            print(_help(), end="", flush=True)
+            sys.exit()
         rest = flags.FLAGS(_expanded(arguments))
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")

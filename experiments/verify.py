@@ -99,7 +99,7 @@ def main() -> None:
         where = "" if len(places) == len(runs) else f" ({', '.join(map(str, places))})"
         print(f"{line}{where}")
     if found:
-        print("This machine may give another result.")
+        print("This machine may give another result.", flush=True)  # a full disk is told before it exits
         sys.exit(1)
     print("Nothing differs: this machine gives the same result. To make it again:")
     for each in runs:
