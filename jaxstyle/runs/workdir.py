@@ -73,22 +73,16 @@ def _told(directory: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and _elsewhere(directory, os.fsdecode(error.filename)):
-            raise
+        if error.filename is not None:
+            own = pathlib.Path(os.path.abspath(directory))
+            named = pathlib.Path(os.path.abspath(os.fsdecode(error.filename)))
+            if not named.is_relative_to(own) and named not in own.parents:  # which are made with it
+                raise
         kept = "what is there is kept, and the same command, without --overwrite, goes on from it"
         rest = f"; {kept}" if os.path.exists(directory / "run.flags") else ""
         raise UserError(
             f"--workdir={directory}: cannot write there: {error.strerror or error}{rest}"
         ) from error
-
-
-def _elsewhere(directory: pathlib.Path, name: str) -> bool:
-    """Whether a file is neither in a directory nor one of those above it, which are made with it."""
-    try:
-        own, named = (pathlib.Path(os.path.abspath(each)) for each in (directory, name))
-    except FileNotFoundError:  # the current folder was deleted, and what is in it
-        return False
-    return not named.is_relative_to(own) and named not in own.parents
 
 
 @contextlib.contextmanager
