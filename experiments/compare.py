@@ -127,6 +127,13 @@ def tell_missing(others: Sequence[tuple[str, str | None]]) -> None:
 
 
 @processes.alone
+def tell_left_out(pairs: Sequence[str]) -> None:
+    """Says of which pairs of the article other pictures, maybe of a flagfile, take the place."""
+    if pairs:
+        print(f"--pair: --content or --style take the place of the pairs {', '.join(pairs)}", file=sys.stderr)
+
+
+@processes.alone
 def refresh(comparison: Comparison) -> None:
     """Writes what all arms come to so far."""
     directory = comparison.directory
@@ -215,8 +222,8 @@ def main() -> None:
         *(_PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value),
         tuple(_PREFIX_OF.value or ()),
     )
-    if settings.given("content") or settings.given("style"):
-        pairs = None
+    own = settings.given("content") or settings.given("style")
+    pairs, left_out = ([], pairs or []) if own else (pairs or [], [])
     conduct, cache = launch.conduct(), Cache(launch.devices())
     specs = records.labels(texts)
     # A laboratory is explicit: nothing that suits one arm alone is done without being asked for.
@@ -224,7 +231,7 @@ def main() -> None:
     schedule = {"scales": base.scales or 1, "steps": base.steps or inputs.STEPS}
     base = dataclasses.replace(base, parametrization=variables, **schedule)
     parsed = [arm.parse_optimizer(dataclasses.replace(base, optimizer=text)) for text in specs.values()]
-    found = plan(base, pairs or (), seeds)
+    found = plan(base, pairs, seeds)
     # So that what is of no use is told before anything is written.
     posed = [task.pose(each.settings, cache) for each in found[: len(found) // seeds]]
     for each, spec in itertools.product(posed, parsed):
@@ -235,6 +242,7 @@ def main() -> None:
     record = settings.record(base, **above, **given, prefix_of=prefixes)
     name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
     directory = launch.find_workdir(where, name, record, CHANGEABLE)
+    tell_left_out(left_out)
     tell_missing([("against", against), *(("prefix_of", each) for each in prefixes)])
     with workdir.claimed(directory):
         found_pictures = {path: each for one in posed for path, each in one.facts["pictures"].items()}

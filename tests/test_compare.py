@@ -149,6 +149,15 @@ def test_a_comparison_of_its_own_picture_overwrites_nothing(comparison):
     assert picture.exists()
 
 
+def test_pairs_that_pictures_of_a_flagfile_take_the_place_of_are_told(study, tmp_path):
+    (tmp_path / "own.flags").write_text(f"--content={study / 'slav.jpg'}\n--style={study / 'scream.jpg'}\n")
+    flags = f"--flagfile={tmp_path / 'own.flags'}", *narrow.FEW, "--size=32", "--steps=1", ARMS[2]
+    done = start(*flags, "--pair=B2", f"--workdir={tmp_path / 'run'}")
+    assert (done.returncode, done.stderr) == (0, "--pair: --content or --style take the place of the pairs B2\n")
+    assert "slav.jpg + scream.jpg" in (tmp_path / "run/summary.csv").read_text()
+    assert start(*flags, f"--workdir={tmp_path / 'run'}").stderr == ""
+
+
 def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(study, tmp_path):
     flags = (
         *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}", "--size=32"),
