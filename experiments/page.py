@@ -78,9 +78,9 @@ class Studio:
                 if job.module == _module(command.name) and job.arguments[:-1] == command.flags:
                     return job.name
             name = self.free_name(command)
-            self.estimates.cancel()
             place = f"--workdir={self.folder / name}"
             self.queue.add(jobs.Job(name, _module(command.name), (*command.flags, place)))
+            self.estimates.cancel()  # once the queue says why
             self._lines[name] = command.line(str(self.folder / name))
             return name
 
@@ -97,17 +97,16 @@ class Studio:
         """Puts a run that has not ended in the queue."""
         directory = gallery.find(self.folder, name)
         command = "compare" if gallery.is_comparison(workdir.flags_of(directory)) else "stylize"
-        self.estimates.cancel()
         flags = f"--flagfile={directory / 'run.flags'}", f"--workdir={directory}"
         self.queue.add(jobs.Job(name, _module(command), flags))
+        self.estimates.cancel()
 
-    def estimate(self, chosen: Mapping[str, str]) -> list[dict[str, str]] | None:
-        """What the runs for a choice would take; None if it is not known now."""
-        trials = controls.trials(chosen)
-        if self.queue.states():  # whose run would slow it, and it that run
-            return None
-        module = _module("stylize")
-        return self.estimates.make([jobs.Job("", module, (*flags, "--dry_run")) for flags in trials])
+    def estimate(self, chosen: Mapping[str, str]) -> dict[str, Any]:
+        """What the runs for a choice would take: None if it is not known now, and whether that is for a painting."""
+        dry = [jobs.Job("", _module("stylize"), (*flags, "--dry_run")) for flags in controls.trials(chosen)]
+        # A painting would slow it, and it the painting.
+        found = None if self.queue.states() else self.estimates.make(dry)
+        return {"estimates": found, "painting": bool(self.queue.states())}
 
     def listed(self) -> list[dict[str, Any]]:
         """Name, state and newest picture of every run, those on their way before all."""
@@ -269,7 +268,7 @@ def application(studio: Studio, hosts: Collection[str]) -> guard.Application:
         post("/uploads", upload, limit=uploads.MAX_BYTES),
         get("/preview", lambda request, _: _preview(studio, request.query_params.get("picture", ""))),
         post("/command", command),
-        post("/estimate", lambda _, data: {"estimates": studio.estimate(studio.chosen(data))}),
+        post("/estimate", lambda _, data: studio.estimate(studio.chosen(data))),
         post("/paint", lambda _, data: {"name": studio.paint(controls.command(studio.chosen(data)))}),
         get("/runs", lambda *_: studio.listed()),
         get("/picture/{name:path}", lambda request, _: _picture(find(request))),

@@ -153,7 +153,10 @@ def test_pairs_that_pictures_of_a_flagfile_take_the_place_of_are_told(study, tmp
     (tmp_path / "own.flags").write_text(f"--content={study / 'slav.jpg'}\n--style={study / 'scream.jpg'}\n")
     flags = f"--flagfile={tmp_path / 'own.flags'}", *narrow.FEW, "--size=32", "--steps=1", ARMS[2]
     done = start(*flags, "--pair=B2", f"--workdir={tmp_path / 'run'}")
-    assert (done.returncode, done.stderr) == (0, "--pair: --content or --style take the place of the pairs B2\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "--pair: --content or --style take the place of the pairs B2\n",
+    )
     assert "slav.jpg + scream.jpg" in (tmp_path / "run/summary.csv").read_text()
     assert start(*flags, f"--workdir={tmp_path / 'run'}").stderr == ""
 

@@ -467,7 +467,8 @@ def test_a_run_waits_is_stopped_and_goes_on_to_its_end(client):
     client.get(f"stop/{after}", {})
     with pytest.raises(AssertionError, match="no such run"):
         client.get(f"runs/{after}")
-    assert client.get("estimate", CHOSEN) == {"estimates": None}  # it would disturb, and be disturbed
+    none = {"estimates": None, "painting": True}
+    assert client.get("estimate", CHOSEN) == none  # it would disturb, and be disturbed
     wait_for(lambda: any(arm["picture"] for arm in client.get(f"runs/{name}")["arms"]))
     client.get(f"stop/{name}", {})
     found = wait_for(lambda: ended(client, name))
@@ -496,6 +497,24 @@ def test_what_a_run_would_take_is_told_before(client):
     assert found["size"] == "48x32"
     assert found["time"].startswith("about")
     assert "GiB" in found["memory"]
+
+
+def test_an_estimate_that_does_not_come_to_its_end_says_whether_a_painting_is_why(client):
+    small = CHOSEN | {"size": "48", "steps": "3"}
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+
+        def begun():
+            before = client.studio.estimates._process
+            answer = other.submit(client.get, "estimate", CHOSEN)
+            wait_for(lambda: client.studio.estimates._process not in (None, before))
+            return answer
+
+        overtaken = begun()
+        assert client.get("estimate", small)["estimates"]  # of another page
+        assert overtaken.result() == {"estimates": None, "painting": False}
+        disturbed = begun()
+        painted(client, {"seed": "7"})
+        assert disturbed.result() == {"estimates": None, "painting": True}
 
 
 def test_a_mistake_is_one_line_and_nothing_is_written(client):
@@ -583,7 +602,7 @@ def test_an_estimate_on_its_way_ends_with_the_studio(tmp_path):
                 assert running.wait(60) == 130
             finally:
                 running.kill()
-            assert answer.result() == {"estimates": None}
+            assert answer.result() == {"estimates": None, "painting": False}
         assert running.stderr.read() == "interrupted by SIGINT; the same command goes on from here\n"
 
 

@@ -174,10 +174,11 @@ async function settle() {
     $("command").textContent = command;
     tell("");
     $("estimate").textContent = "estimating time and memory …";
-    const { estimates } = await ask("estimate", chosen);
+    const { estimates, painting } = await ask("estimate", chosen);
     if (mine !== asked) return;
     if (estimates) $("estimate").replaceChildren(...estimates.flatMap(estimate));
-    else $("estimate").textContent = "Time and memory are estimated when nothing is being painted.";
+    else if (painting) $("estimate").textContent = "Time and memory are estimated when nothing is being painted.";
+    else $("estimate").textContent = "Another page asked for its estimate meanwhile; change a choice to ask again.";
   } catch (error) {
     if (mine !== asked) return;
     $("estimate").textContent = "";
