@@ -581,7 +581,7 @@ def test_a_tiff_whose_colours_are_of_a_kind_that_is_not_read_is_told_to_be_one(t
     tifffile.imwrite(tmp_path / "a.tif", np.ones((24, 32, 3), dtype), photometric="rgb", bigtiff=big)
     told = refusal(tmp_path / "a.tif")
     assert "a.tif': is a TIFF of a kind that is not read" in told
-    assert told.endswith("save it with 8 or 16 bits a colour")
+    assert told.endswith("save it as RGB of 8 or 16 bits a colour")
 
 
 def test_no_program_is_started_for_postscript(tmp_path, monkeypatch):

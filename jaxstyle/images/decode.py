@@ -81,7 +81,7 @@ def decode(data: bytes, name: str, longer: int | None, managed: bool, ground: st
             if data.startswith(_TIFF_HEADS):  # which allows more than anybody reads
                 raise UserError(
                     f"{name}: is a TIFF of a kind that is not read, as with colours of floats, or a damaged one; "
-                    "save it with 8 or 16 bits a colour"
+                    "save it as RGB of 8 or 16 bits a colour"
                 ) from error
             known = ", ".join((*FORMATS, "HEIF", "JPEG XL"))
             raise UserError(f"{name}: is not a picture, or a damaged one; read are {known}") from error
