@@ -339,7 +339,7 @@ def read_start(settings: Settings, given: Pictures) -> tuple[jax.Array, list[Sou
     if kind in start.KINDS:
         content = jax.device_put(given.content)
         return start.image(kind, settings.seed, content, [style.picture for style in given.styles]), []
-    if kind.isidentifier() and not pathlib.Path(kind).exists():
+    if not kind or (kind.isidentifier() and not pathlib.Path(kind).exists()):
         raise UserError(
             f"--init={kind}: no such file, and no start image of this name; there are {', '.join(start.KINDS)}"
         )

@@ -290,7 +290,7 @@ def stylize_all(
             refused[name] = error
     for name, one in each.items():
         if name not in refused:
-            print(name)
+            print(name, flush=True)  # so that a full disk under it is not taken for this photo's fault
             try:
                 stylize(one, directory and directory / name, request, cache)
             except UserError as error:

@@ -260,12 +260,24 @@ def test_a_run_does_not_depend_on_its_reader(folder, whole, start):
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_under_the_output_is_told_by_that_name(folder, whole, start):
+    workdir, changed = folder / "unsaid", folder / "changed"
+    shutil.copytree(whole, changed)
+    (changed / "manifest.json").write_text(json.dumps(manifest(whole) | {"cpu": "another"}))
+    photos = f"--content={folder}/*t*.png", f"--style={folder / 'style.png'}", *narrow.FEW
     with open("/dev/full", "w") as full:
-        unsaid = start("--steps=1", f"--workdir={folder / 'unsaid'}", stdout=full)
+        unsaid = {
+            "one photo": start("--steps=1", f"--workdir={workdir}", stdout=full),
+            "photos": start(*photos, "--steps=1", f"--workdir={workdir}", stdout=full),
+            "help": start("--helpshort", stdout=full),
+            "what differs": narrow.Process("experiments.verify", f"--workdir={changed}", stdout=full),
+        }
         untold = start(f"--steps={STEPS}", f"--workdir={folder / 'untold'}", stderr=full)
-        unsaid.stdout = untold.stderr = None  # nothing can be read there
-        said = "stylize: standard output: cannot be written: No space left on device\n"
-        assert (unsaid.communicate()[1], unsaid.returncode) == (said, 2)
+        for process in unsaid.values():
+            process.stdout = None  # nothing can be read there
+            command = "verify" if process is unsaid["what differs"] else "stylize"
+            said = f"{command}: standard output: cannot be written: No space left on device\n"
+            assert (process.communicate()[1], process.returncode) == (said, 2)
+        untold.stderr = None
         output, _ = untold.communicate()
     assert (output.splitlines()[-1], untold.returncode) == (f"picture: {folder / 'untold/image.png'}", 0)
     assert results(folder / "untold") == results(whole)
@@ -395,7 +407,7 @@ BAD = {
     "no evaluations": (["--evaluations=0"], "evaluations"),
     "more scales than steps": (["--scales=3", "--steps=2"], "--steps=2"),
     "a style without a name": (["--style="], "--style=: names no picture"),
-    "a start without a name": (["--init="], "names no picture"),
+    "a start without a name": (["--init="], "--init=: no such file, and no start image"),
     "12 bits": (["--bits=12"], "8 or 16"),
     "a folder without pictures": (["--content={folder}/nothing"], "no picture"),
     "one output for several photos": (
