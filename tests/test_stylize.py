@@ -984,7 +984,7 @@ def test_the_commands_are_listed_with_a_line_each():
 
 
 def test_the_first_of_the_commands_can_be_read_alone():
-    code = "import runpy, sys, time; sys.argv[0] = 'x'; runpy.run_module('experiments', run_name='__main__')"
+    code = "import runpy, sys; sys.argv[0] = 'x'; runpy.run_module('experiments', run_name='__main__')"
     process = narrow.Process("-c", code, PYTHONUNBUFFERED="1")
     process.stdout.readline()
     process.stdout.close()

@@ -79,7 +79,7 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def plain(axes: Axes, which: str = "both") -> None:
+def plain_axes(axes: Axes, which: str = "both") -> None:
     """A grid at these ticks, "major" or "both", and no frame above and to the right."""
     axes.grid(alpha=0.25, which=which)
     axes.spines[["top", "right"]].set_visible(False)
@@ -153,7 +153,7 @@ def losses(arms: Sequence[Arm], clocks: Sequence[str] = tuple(CLOCKS.values())) 
                 if arm.status == "diverged":
                     axes.plot(*arm.rows[-1, [column, 3]], "x", color=palette[arm.label], ms=9, mew=2)
             axes.set_xlabel(CLOCKS[column])
-            plain(axes)
+            plain_axes(axes)
         row[0].set_ylabel("total loss")
         _plain(row[0].set_title(pair, loc="left", fontsize=11))
     note = "cross: diverged" if any(arm.status == "diverged" for arm in arms) else None
@@ -174,7 +174,7 @@ def terms(rows: Float[np.ndarray, "rows 7"]) -> Figure:
     for column, name in enumerate(journal.COLUMNS[3:], 3):
         label = name if (rows[:, column] > 0).any() else None  # a term of weight 0 has no line to be seen
         axes.plot(rows[:, 0], rows[:, column], label=label, lw=2.2 if name == "total" else 1.4)
-    plain(axes)
+    plain_axes(axes)
     axes.legend(*axes.get_legend_handles_labels(), frameon=False)
     return figure
 
@@ -249,7 +249,7 @@ def sensitivity(rates: Sequence[Rate]) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="total loss after the last step")
     totals = [rate.final_total for rate in rates if np.isfinite(rate.final_total)] or [1.0]
     axes.set_ylim(min(totals) / 1.3, 1.3 * min(max(totals), 100 * min(totals)))
-    plain(axes)
+    plain_axes(axes)
     legend(figure, "broad: within 10 %\nof the best\ncross: diverged")
     return figure
 
@@ -298,6 +298,6 @@ def planes(found: Mapping[str, Mapping[str, float]], families: Mapping[str, str]
                 color=palette[families[arm]],
             )
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        plain(axes, "major")
+        plain_axes(axes, "major")
     axes.legend(frameon=False, title="numbers: style weight\ngrey: the front")
     return figure

@@ -252,7 +252,7 @@ def _axes(width: float, height: float, **settings: object):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set(**settings)
-    figures.plain(axes, "major")
+    figures.plain_axes(axes, "major")
     return figure, axes
 
 
@@ -329,9 +329,7 @@ def ranks(found: Study, fields: Sequence[Field]) -> Figure | None:
 def plane(found: Study, fields: Sequence[Field]) -> Figure | None:
     """Style against content at the largest budget, means over pairs, with the front; none if none is measured."""
     field, colours = fields[-1], _colours(fields)
-    points = np.array(
-        [[np.mean([(run.style, run.lpips) for run in runs], 0)] for runs in field.runs.values()]
-    )[:, 0]
+    points = np.array([np.mean([(run.style, run.lpips) for run in runs], 0) for runs in field.runs.values()])
     if not np.isfinite(points).all():
         return None
     figure, axes = _axes(9, 6, xlabel="style distance, layers held out: lower has more of the style")
