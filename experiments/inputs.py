@@ -212,7 +212,7 @@ def parse_style(text: str) -> tuple[str, float]:
     """`PATH` or `PATH:share`; a file that has the whole name is taken as it is.
 
     Raises:
-      UserError: there is no path, or the share is none.
+      UserError: there is no path, or the share is out of range.
     """
     if not text:
         raise UserError("--style=: names no picture; a picture file or a sample is needed")
