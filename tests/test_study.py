@@ -460,12 +460,15 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
     assert shown >= least
 
 
-def test_the_answer_of_the_page_is_of_the_committed_curves():
-    found = study.unpack((ROOT / "docs/optimizers/curves.npz").read_bytes())
+@pytest.mark.parametrize(
+    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 21)]
+)
+def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
+    found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
     page = (ROOT / "docs/optimizers.md").read_text("utf-8")
-    rows = page.partition("<!-- answer -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = page.partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0].splitlines()[2:]
     problems = {title: problem for problem, title in study_report.TITLES.items()}
-    assert len(rows) == 12
+    assert len(rows) == count
     for title, arm, *cells in ([cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows):
         fields = [study.field(found, problems[title], budget) for budget in found.budgets]
         _, table = study_report.against(found, fields)
@@ -473,11 +476,24 @@ def test_the_answer_of_the_page_is_of_the_committed_curves():
         assert cells == [*factors, reached]
 
 
+@pytest.mark.parametrize("budget", [25, 50, 100])
+@pytest.mark.parametrize("problem", study_report.TITLES)
+def test_at_192_pixels_the_default_has_the_lowest_loss_on_every_pair_as_the_page_says(problem, budget):
+    found = study.unpack((ROOT / "docs/optimizers/curves-192.npz").read_bytes())
+    losses = study.ratios(study.field(found, problem, budget))
+    best = losses.pop("lbfgs:scaling=spectral@fourier:exponent=0.5")
+    assert len(best) == 10
+    assert all(np.all(best < other) for other in losses.values())
+
+
 @pytest.mark.parametrize(
     ("row", "file", "problem"),
     [
         ("128", "curves.npz", "photo"),
         ("192", "curves-192.npz", "photo"),
+        ("From noise, at 192", "curves-192.npz", "noise"),
+        ("With Wasserstein, at 192", "curves-192.npz", "wasserstein"),
+        ("With the article's loss and start, at 192", "curves-192.npz", "article"),
         ("384", "curves-384.npz", "photo"),
         ("Gram matrices, from noise", "curves.npz", "noise"),
         ("Wasserstein", "curves.npz", "wasserstein"),
