@@ -234,8 +234,8 @@ def run(main: Callable[[], None], several: bool = False) -> None:
       main: the command.
       several: whether several processes can run it together.
     """
-    for name in ("stdout", "stderr"):
-        setattr(sys, name, _unbroken(getattr(sys, name), "standard output" if name == "stdout" else None))
+    sys.stdout = _unbroken(sys.stdout, "standard output")
+    sys.stderr = _unbroken(sys.stderr, None)  # nowhere else is left to tell of it
     app.run(functools.partial(_guarded, main, several), flags_parser=_parse)
 
 
