@@ -6,7 +6,7 @@ import narrow
 import numpy as np
 import pytest
 
-from jaxstyle.lab import article, records
+from jaxstyle.lab import article, claims, records
 from jaxstyle.lab.curves import STATED, Curve
 from jaxstyle.runs import journal
 
@@ -77,6 +77,14 @@ def test_seeds_of_a_pair_are_told_as_a_range(runs):
     more[0] = run("adam-learning_rate=1", falling(3.9e5), "B", 1)
     table = records.markdown(article.verdicts_table(article.judge_all([*runs, *more])))
     assert "B: 1 of 2; late adam 1/lbfgs 1.20 to 1.30<br>" in table
+
+
+def test_a_seed_in_which_there_is_nothing_to_judge_has_no_part_in_the_range():
+    holds = {"holds": True, "effect": {"wobble": 0.1, "wobble before": 0.2}}
+    found = {"B, seed 0": holds, "B, seed 1": {"holds": None, "effect": {}}}
+    for order in (found, dict(reversed(found.items()))):
+        _, ((*_, by_pair, _),) = article.verdicts_table([claims.verdict_of("2a", "GD is steadier", order)])
+        assert by_pair == "B: 1 of 1; wobble 0.10, wobble before 0.20"
 
 
 def test_a_table_tells_how_verdicts_move_with_the_thresholds(runs):

@@ -258,6 +258,15 @@ def test_the_page_has_every_table_and_figure(long, tmp_path):
     assert "∞" not in tables.split("standing")[0], "a run that diverged has a best so far"
 
 
+def test_two_arms_at_the_ends_of_the_plane_are_both_in_it():
+    measured = (("gd", 1.0, 0.1), ("adam", 0.2, 0.7))
+    runs = tuple(run(arm, "A", [4, 2], style=style, lpips=lpips) for arm, style, lpips in measured)
+    found = study.Study((2,), (), runs)
+    (axes,) = study_report.plane(found, [study.field(found, "photo", 2)]).axes
+    assert {text.get_text() for text in axes.texts} == {"gd", "adam"}
+    assert axes.get_title(loc="left") == ""
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 FLAGS = (

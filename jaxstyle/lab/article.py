@@ -212,12 +212,13 @@ def _range(values: Sequence[float]) -> str:
 
 def _of_pair(found: Mapping[str, Mapping[str, Any]], pair: str) -> str:
     """What came of a claim on a pair: in how many of its runs it holds, and what that turns on, over seeds."""
-    mine = [each for name, each in found.items() if name.rpartition(",")[0] == pair and "holds" in each]
-    judged = [each["holds"] for each in mine if each["holds"] is not None]
+    mine = [each for name, each in found.items() if name.rpartition(",")[0] == pair]
+    judged = [each for each in mine if each.get("holds") is not None]
     if not judged:
         return ""
-    effects = (f"{name} {_range([each['effect'][name] for each in mine])}" for name in mine[0]["effect"])
-    return f"{pair}: {sum(judged)} of {len(judged)}; {', '.join(effects)}"
+    held, first = sum(each["holds"] for each in judged), judged[0]["effect"]
+    effects = (f"{name} {_range([each['effect'][name] for each in judged])}" for name in first)
+    return f"{pair}: {held} of {len(judged)}; {', '.join(effects)}"
 
 
 def _as_the_article(verdicts: Sequence[claims.Verdict]) -> dict[str, list[claims.Verdict]]:

@@ -335,6 +335,7 @@ def plane(found: Study, fields: Sequence[Field]) -> Figure | None:
     figure, axes = _axes(9, 6, xlabel="style distance, layers held out: lower has more of the style")
     axes.set_ylabel("LPIPS to the photo: lower has more of the photo")
     near = (points <= 1.5 * np.median(points, 0)).all(1)
+    near |= not near.any()  # as of two arms that are at the two ends
     axes.plot(*points[near][study.front(points[near])].T, color="#2456a6", lw=1, alpha=0.5, zorder=1)
     for arm, point in zip(field.runs, points, strict=True):
         axes.plot(*point, "o", color=colours.get(arm, "#9aa3b0"), ms=8 if arm in colours else 5)
