@@ -278,6 +278,28 @@ def test_no_more_wait_than_may(queue, monkeypatch):
         queue.add(jobs.Job("c", "job", ("c", "waits")))
 
 
+def test_a_dry_run_that_dies_without_a_word_is_told_to_have_said_nothing():
+    silent = jobs.Job("", "timeit", ("-n1", "import os; os._exit(1)"))
+    with pytest.raises(UserError, match="it said nothing"):
+        jobs.Estimates().make([silent])
+
+
+def test_a_run_that_cannot_be_started_has_failed_and_the_next_begins(queue, monkeypatch):
+    start = subprocess.Popen
+
+    def without_room(command, **options):
+        if command[3] == "a":
+            raise OSError(12, "Cannot allocate memory")
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", without_room)
+    for name in "ab":
+        queue.add(jobs.Job(name, "job", (name, "runs")))
+    wait_for(lambda: not queue.states())
+    assert logged() == ["b begins", "b ends"]
+    assert queue.failures() == {"a": "its process cannot be started: Cannot allocate memory"}
+
+
 # --- what is shown of runs ----------------------------------------------------------------------------------------
 
 

@@ -24,16 +24,24 @@ class Job(NamedTuple):
 
 
 def _start(job: Job) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", job.module, *job.arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        env=os.environ | {"PYTHONUTF8": "1"},
-        start_new_session=True,  # so that Ctrl-C here reaches it once, by `Queue.close`
-    )
+    """The process of a run.
+
+    Raises:
+      UserError: the system has no memory or no number for it.
+    """
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", job.module, *job.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"PYTHONUTF8": "1"},
+            start_new_session=True,  # so that Ctrl-C here reaches it once, by `Queue.close`
+        )
+    except OSError as error:
+        raise UserError(f"its process cannot be started: {error.strerror}") from error
 
 
 def _last_line(lines: Sequence[str]) -> str:
@@ -74,10 +82,9 @@ class Queue:
             self._waiting = [job for job in self._waiting if job.name != name]
             if self._current and self._current.name == name and not self._stopping:
                 self._stopping = True  # a second signal would end it without keeping anything
-                if self._process:
-                    # It ends its step and keeps it; on Windows it goes back to its last checkpoint. Not SIGINT,
-                    # which those that a shell started in the background ignore while they import.
-                    self._process.send_signal(signal.SIGTERM)
+                # It ends its step and keeps it; on Windows it goes back to its last checkpoint. Not SIGINT,
+                # which those that a shell started in the background ignore while they import.
+                self._process.send_signal(signal.SIGTERM)
 
     def states(self) -> dict[str, str]:
         """What is on its way, by name: "running" or "stopping", then those "waiting" in their order."""
@@ -110,7 +117,12 @@ class Queue:
                 if self._closed:
                     return
                 self._current, self._stopping = self._waiting.pop(0), False
-                self._process = _start(self._current)
+                try:
+                    self._process = _start(self._current)
+                except UserError as error:
+                    self._failures[self._current.name] = str(error)
+                    self._current = None
+                    continue
             with self._process as process:
                 lines = collections.deque(process.stdout, maxlen=20)
             with self._changed:
@@ -154,7 +166,8 @@ class Estimates:
                     return None
                 self._process = None
             if process.returncode:
-                raise UserError(_last_line(lines).partition(": ")[2])
+                command, colon, told = _last_line(lines).partition(": ")
+                raise UserError(told if colon else command)
             pairs = (line.partition(": ") for line in lines)
             found.append({name: text.strip() for name, colon, text in pairs if colon})
         return found
