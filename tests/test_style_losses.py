@@ -476,6 +476,12 @@ def test_large_styles_keep_a_bounded_number_of_hypercolumns_all_of_them_in_the_g
     assert {rows.index(tuple(column)) % 6 for column in np.asarray(guided.columns)} == {0, 1, 2}
 
 
+def test_no_position_is_drawn_beyond_the_guide_however_late_its_offset():
+    left = jnp.zeros((64, 64)).at[:, :32].set(1)
+    latest = jnp.full(2048, 1 - 2**-23)  # in the last of 2048 shares it rounds to their end
+    assert jnp.all(left.ravel()[hypercolumns.drawn(left.shape, left, latest)] == 1)
+
+
 @pytest.mark.parametrize("count", [7, 5000])
 def test_positions_are_drawn_by_their_weights(count):
     starts = jax.random.uniform(KEY, (count,))

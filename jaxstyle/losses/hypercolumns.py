@@ -79,4 +79,6 @@ def drawn(
         return jnp.minimum(places.astype(int), positions - 1)
     sums = jnp.cumsum(position_weights(guide).ravel())
     levels = (jnp.arange(count) + offsets[:count]) / count * sums[-1]
+    # Rounded up to all of the sum, the last would lie beyond the guide.
+    levels = jnp.minimum(levels, jnp.nextafter(sums[-1], 0))
     return jnp.minimum(jnp.searchsorted(sums, levels, side="right"), positions - 1)
