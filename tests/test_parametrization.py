@@ -222,9 +222,12 @@ def test_pixels_are_the_optimizer_itself():
         ("lbfgs@pixels:a=1", "pixels has no 'a'"),
     ],
 )
-def test_what_is_no_parametrization_is_named(text, named):
-    with pytest.raises(UserError, match=named):
+def test_what_is_no_parametrization_is_named_with_the_flag_that_has_it(text, named):
+    with pytest.raises(UserError, match=f"^--optimizer={text}: {named}"):
         catalogue.parse(text)
+    variables = text.partition("@")[2]
+    with pytest.raises(UserError, match=f"^--parametrization={variables}: {named}"):
+        parametrization.parse(variables)
 
 
 def test_a_specification_says_its_own_or_takes_the_given_one_or_what_suits():

@@ -206,7 +206,7 @@ def parse(text: str, loss: str = "gatys", variables: str | None = "pixels") -> S
     values = {key: value for key, value in values.items() if value is not None}
     static = {k: v for k, v in values.items() if isinstance(v, bool | int | str)}
     variables = given if at else variables or suits(name, loss)
-    if parametrization.parse(variables) is not None:
+    if parametrization.parse(variables, f"--optimizer={text}" if at else None) is not None:
         static["parametrization"] = variables
     traced = {k: float(v) for k, v in values.items() if k not in static}
     return Spec(name, tuple(sorted(static.items())), traced)

@@ -102,33 +102,33 @@ PARAMETRIZATIONS: Mapping[str, tuple[Callable[..., Parametrization] | None, Mapp
 }
 
 
-def parse(text: str) -> Parametrization | None:
+def parse(text: str, flag: str | None = None) -> Parametrization | None:
     """Reads `NAME` or `NAME:key=value`; None for `pixels`.
+
+    Args:
+      text: the specification.
+      flag: that has it, for errors; by default `--parametrization`.
 
     Raises:
       UserError: an unknown name or number, or one that is out of range.
     """
+    flag = flag or f"--parametrization={text}"
     name, _, rest = text.strip().partition(":")
     if name not in PARAMETRIZATIONS:
-        known = ", ".join(PARAMETRIZATIONS)
-        raise UserError(f"--parametrization={text}: there is no {name!r}; there are {known}")
+        raise UserError(f"{flag}: there is no {name!r}; there are {', '.join(PARAMETRIZATIONS)}")
     make, ranges = PARAMETRIZATIONS[name]
     values = {}
     for item in filter(None, rest.split(",")):
         key, _, value = (part.strip() for part in item.partition("="))
         if key not in ranges:
-            raise UserError(
-                f"--parametrization={text}: {name} has no {key!r}; it has {', '.join(ranges) or 'none'}"
-            )
+            raise UserError(f"{flag}: {name} has no {key!r}; it has {', '.join(ranges) or 'none'}")
         kind, lowest, highest = ranges[key]
         try:
             values[key] = kind(value)
         except ValueError:
             values[key] = math.nan
         if not lowest <= values[key] <= highest:
-            raise UserError(
-                f"--parametrization={text}: {key} must be from {lowest} to {highest}, not {value!r}"
-            )
+            raise UserError(f"{flag}: {key} must be from {lowest} to {highest}, not {value!r}")
     return make and make(**values)
 
 
