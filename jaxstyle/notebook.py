@@ -1,6 +1,7 @@
 """What a notebook needs: functions of arrays as programs, a run, and a picture in one call."""
 
 import functools
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -29,16 +30,18 @@ def pose(
     content: Image,
     styles: Sequence[objective.Style],
     weighting: recipes.Weighting,
+    content_mask: objective.Mask | None = None,
     *arguments: Any,
     **named: Any,
 ) -> objective.Problem:
     known = set(network.filters)  # of others `vgg.features` tells the name
     _check_side(content, known.intersection([*weighting.content, *weighting.style]))
+    _check_mask("content_mask", content_mask, content, math.inf)
     for each in styles:
         _check_side(each.picture, known.intersection(weighting.style))
         _check_mask("content_mask", each.content_mask, content)
         _check_mask("style_mask", each.style_mask, each.picture)
-    return _pose(form, network, content, styles, weighting, *arguments, **named)
+    return _pose(form, network, content, styles, weighting, content_mask, *arguments, **named)
 
 
 def _check_side(picture: Image, layers: Collection[str]) -> None:
@@ -53,10 +56,10 @@ def _check_side(picture: Image, layers: Collection[str]) -> None:
         raise UserError(f"{deepest} shrinks a picture of {width}x{height} to nothing")
 
 
-def _check_mask(name: str, mask: objective.Mask | None, picture: Image) -> None:
-    """Refuses a mask of another size than its picture's or, as far as is known now, beyond [0, 1].
+def _check_mask(name: str, mask: objective.Mask | None, picture: Image, most: float = 1) -> None:
+    """Refuses a mask of another size than its picture's or, as far as is known now, beyond [0, `most`].
 
-    A loss grows as the square of its mask: one of bytes up to 255 would weigh 65,025 times as much.
+    A style's loss grows as the square of its mask: one of bytes up to 255 would weigh 65,025 times as much.
 
     Raises:
       UserError: it is so.
@@ -66,9 +69,9 @@ def _check_mask(name: str, mask: objective.Mask | None, picture: Image) -> None:
     if jnp.shape(mask) != jnp.shape(picture)[:2]:
         height, width = jnp.shape(picture)[:2]
         raise UserError(f"{name}: is {[*jnp.shape(mask)]}; its picture needs one of [{height}, {width}]")
-    if not isinstance(mask, jax.core.Tracer) and not (jnp.min(mask) >= 0 and jnp.max(mask) <= 1):
+    if not isinstance(mask, jax.core.Tracer) and not (jnp.min(mask) >= 0 and jnp.max(mask) <= most):
         raise UserError(
-            f"{name}: has values from {jnp.min(mask):g} to {jnp.max(mask):g}; a mask is in [0, 1]"
+            f"{name}: has values from {jnp.min(mask):g} to {jnp.max(mask):g}; a mask is in [0, {most:g}]"
         )
 
 

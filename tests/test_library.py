@@ -113,6 +113,23 @@ def test_a_mask_that_is_none_is_refused_by_its_name(random_network, name, mask, 
         )
 
 
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.ones((25, 21)), "is [25, 21]; its picture needs one of [24, 20]"),
+        (np.full((24, 20), -1.0), "has values from -1 to -1; a mask is in [0, inf]"),
+    ],
+    ids=["another size, the same at a layer", "negative"],
+)
+def test_a_mask_of_the_content_is_of_the_photos_size_and_not_negative(random_network, mask, told):
+    picture = np.zeros((24, 20, 3), np.float32)
+    recipe = jaxstyle.Recipe({"block2_conv1": 1.0}, {"block1_conv1": 1.0}, None, 1.0, 0.0)
+    network = jaxstyle.prepare_network(random_network, "block2_conv1")
+    given = network, picture, [jaxstyle.Style(picture)], jaxstyle.weighting(recipe, picture.shape)
+    with pytest.raises(jaxstyle.UserError, match=re.escape(f"content_mask: {told}")):
+        jaxstyle.pose(jaxstyle.FORMS["gatys"], *given, mask)
+
+
 def test_a_texture_is_made_without_content_and_of_bytes(narrow_weights):
     rng = np.random.default_rng(0)
     start, style = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)

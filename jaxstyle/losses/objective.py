@@ -199,6 +199,8 @@ def pose(
 
     Raises:
       KeyError: the network has no such layer.
+      UserError: from `jaxstyle.pose` alone: a layer has nothing of a picture, or a mask is of another size than its
+        picture or out of range.
     """
     content = _floating(content)
     guides = content_mask
