@@ -158,6 +158,11 @@ class WithinState(NamedTuple):
 # Compiled by themselves, for an optimizer whose step is not: it would compile the branches at every call.
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _encoded(parametrization: Parametrization, image: Image) -> Variables:
+    return parametrization.encode(image)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _decoded(parametrization: Parametrization, shape: tuple[int, ...], variables: Variables) -> Image:
     return parametrization.decode(shape, variables)
@@ -189,54 +194,65 @@ def _settled(parametrization: Parametrization, variables: Variables, image: Imag
     return _seen(parametrization, variables + moved, found, free)
 
 
+def _everywhere(parametrization: Parametrization, variables: Variables, iterate: Iterate) -> Iterate:
+    """An iterate in pixels, of which none was moved, as one in variables."""
+    return _seen(parametrization, variables, iterate, jnp.ones(iterate.image.shape, bool))
+
+
+def _known(state: WithinState, iterate: Iterate) -> Iterate:
+    """The iterate of a state, in variables, as `_everywhere` found it."""
+    held = Held(iterate, jnp.ones(iterate.image.shape, bool))
+    evaluation = iterate.evaluation._replace(terms=held, gradient=state.gradient)
+    return Iterate(state.variables, evaluation)
+
+
+def _in_variables(parametrization: Parametrization, shape: tuple[int, ...], visit: Visit) -> Visit:
+    """The objective of images of a shape, as an optimizer on variables is given it."""
+
+    def go(variables: Variables) -> Iterate:
+        image = _decoded(parametrization, shape, variables)
+        found = visit(image)
+        if visit.free is None:
+            return _everywhere(parametrization, variables, found)
+        return _settled(parametrization, variables, image, found)
+
+    def free(variables: Variables, found: Iterate, direction: Variables) -> Variables:
+        del variables
+        mask = found.evaluation.terms.free
+        return jax.lax.cond(
+            jnp.all(mask),
+            lambda: direction,
+            lambda: _encoded(
+                parametrization, jnp.where(mask, _decoded(parametrization, shape, direction), 0)
+            ),
+        )
+
+    return Visit(go, visit.free and free)
+
+
 def within(parametrization: Parametrization | None, optimizer: Optimizer) -> Optimizer:
     """The optimizer on the variables of a parametrization, as one on images; itself for None."""
     if parametrization is None:
         return optimizer
-    encode = jax.jit(parametrization.encode)
 
-    def everywhere(variables: Variables, iterate: Iterate) -> Iterate:
-        return _seen(parametrization, variables, iterate, jnp.ones(iterate.image.shape, bool))
+    def encoded(iterate: Iterate) -> Iterate:
+        return _everywhere(parametrization, _encoded(parametrization, iterate.image), iterate)
 
-    def known(state: WithinState, iterate: Iterate) -> Iterate:
-        """The iterate of a state, in variables, as `everywhere` found it."""
-        held = Held(iterate, jnp.ones(iterate.image.shape, bool))
-        evaluation = iterate.evaluation._replace(terms=held, gradient=state.gradient)
-        return Iterate(state.variables, evaluation)
-
-    def at(seen: Iterate, inner: Any) -> WithinState:
+    def state_at(seen: Iterate, inner: Any) -> WithinState:
         return WithinState(seen.image, seen.evaluation.gradient, inner)
 
     def init(iterate: Iterate) -> WithinState:
-        seen = everywhere(encode(iterate.image), iterate)
-        return at(seen, optimizer.init(seen))
+        seen = encoded(iterate)
+        return state_at(seen, optimizer.init(seen))
 
     def step(visit: Visit, iterate: Iterate, state: WithinState) -> Outcome:
-        shape = iterate.image.shape
-
-        def go(variables: Variables) -> Iterate:
-            image = _decoded(parametrization, shape, variables)
-            found = visit(image)
-            if visit.free is None:
-                return everywhere(variables, found)
-            return _settled(parametrization, variables, image, found)
-
-        def free(variables: Variables, found: Iterate, direction: Variables) -> Variables:
-            del variables
-            mask = found.evaluation.terms.free
-            return jax.lax.cond(
-                jnp.all(mask),
-                lambda: direction,
-                lambda: encode(jnp.where(mask, _decoded(parametrization, shape, direction), 0)),
-            )
-
-        inner = Visit(go, visit.free and free)
-        outcome = optimizer.step(inner, known(state, iterate), state.inner)
+        inner = _in_variables(parametrization, iterate.image.shape, visit)
+        outcome = optimizer.step(inner, _known(state, iterate), state.inner)
         seen = outcome.iterate
-        return outcome._replace(iterate=seen.evaluation.terms.iterate, state=at(seen, outcome.state))
+        return outcome._replace(iterate=seen.evaluation.terms.iterate, state=state_at(seen, outcome.state))
 
     def carry(state: WithinState, iterate: Iterate) -> WithinState:
-        seen = everywhere(encode(iterate.image), iterate)
-        return at(seen, optimizer.carry(state.inner, seen))
+        seen = encoded(iterate)
+        return state_at(seen, optimizer.carry(state.inner, seen))
 
     return Optimizer(init, step, carry, lambda state: optimizer.stepsize(state.inner))
