@@ -18,7 +18,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -176,40 +176,20 @@ def begin(
     Raises:
       UserError: there is a run of other flags or of other inputs, or a file that no run has written.
     """
-    record = directory / "run.flags"
+    record, inputs = directory / "run.flags", inputs or {}
     if not record.exists():
-        for name in (*FILES, *FOLDERS):
-            if (directory / name).exists():
-                raise UserError(
-                    f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
-                )
+        _check_free(directory)
     elif overwrite:
-        if own := next(
-            (name for name in (inputs or {}).get("pictures", ()) if _within(directory, name)), None
-        ):
-            raise UserError(
-                f"--overwrite: would delete {own!r}, which the run is to be made of; copy it to another folder"
-            )
-        _delete(directory)
+        _delete(directory, inputs.get("pictures", ()))
     for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
         draft.unlink()
     if not record.exists():
         write_atomically(record, flags.encode())
         return "new"
-    there = flags_of(directory)
-    if not there.endswith("\n"):
-        raise UserError(
-            f"--workdir={directory}: its run.flags is damaged; choose another folder, or --overwrite it"
-        )
-    others = differing(there, flags)
-    if refused := sorted(others.difference(changeable)):
-        raise UserError(
-            f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
-            "choose another, or --overwrite it"
-        )
+    others = _check_flags(directory, flags, changeable)
     manifest = find_manifest(directory)
     status = _status(directory, manifest)
-    if changed := _changed(manifest or {}, inputs or {}):
+    if changed := _changed(manifest or {}, inputs):
         raise UserError(
             f"--workdir={directory}: {', '.join(changed)} changed since the run there "
             f"{'began' if status == 'unfinished' else 'ended'}; --overwrite makes it anew, or choose another"
@@ -223,14 +203,24 @@ def begin(
     return status
 
 
-def _within(directory: pathlib.Path, name: str) -> bool:
-    """Whether a path is one of the files that `_delete` deletes, or in such a folder."""
-    path, directory = pathlib.Path(os.path.realpath(name)), pathlib.Path(os.path.realpath(directory))
-    return path.is_relative_to(directory) and path.relative_to(directory).parts[0] in (*FILES, *FOLDERS)
+def _check_free(directory: pathlib.Path) -> None:
+    """Refuses a directory without a run that has a file or folder of the name of a run's."""
+    for name in (*FILES, *FOLDERS):
+        if (directory / name).exists():
+            raise UserError(
+                f"--workdir={directory}: holds {name!r}, which is of no run; choose another folder"
+            )
 
 
-def _delete(directory: pathlib.Path) -> None:
-    """Deletes the run in a directory."""
+def _delete(directory: pathlib.Path, pictures: Iterable[str]) -> None:
+    """Deletes the run in a directory, unless one of the pictures that the next is made of would go with it."""
+    place = pathlib.Path(os.path.realpath(directory))
+    for name in pictures:
+        path = pathlib.Path(os.path.realpath(name))
+        if path.is_relative_to(place) and path.relative_to(place).parts[0] in (*FILES, *FOLDERS):
+            raise UserError(
+                f"--overwrite: would delete {name!r}, which the run is to be made of; copy it to another folder"
+            )
     for name in FILES:
         (directory / name).unlink(missing_ok=True)
     for name in FOLDERS:
@@ -238,6 +228,22 @@ def _delete(directory: pathlib.Path) -> None:
             remove(directory / name)
     # The last, so that nothing of this run can pass for one of other flags.
     (directory / "run.flags").unlink()
+
+
+def _check_flags(directory: pathlib.Path, flags: str, changeable: Collection[str]) -> set[str]:
+    """The names of the flags in which the run in a directory differs; refuses those that are not `changeable`."""
+    there = flags_of(directory)
+    if not there.endswith("\n"):
+        raise UserError(
+            f"--workdir={directory}: its run.flags is damaged; choose another folder, or --overwrite it"
+        )
+    others = differing(there, flags)
+    if refused := sorted(others.difference(changeable)):
+        raise UserError(
+            f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
+            "choose another, or --overwrite it"
+        )
+    return others
 
 
 def flags_of(directory: pathlib.Path) -> str:
