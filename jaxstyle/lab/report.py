@@ -141,44 +141,11 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
     seen: set[str] = set()
     seeds = len({arm.seed for arm in arms}) > 1
     for arm in arms:
-        # Only where it is to be seen: a size for each row of each arm would be part of the page.
-        marked = arm.status == "diverged" or len(arm.rows) == 1
-        sizes = [0] * (len(arm.rows) - 1) + [11]
-        figure.add_scatter(
-            x=arm.rows[:, 0],
-            y=arm.rows[:, 3],
-            customdata=np.delete(arm.rows, 3, 1),
-            mode="lines+markers" if marked else "lines",
-            marker={"size": sizes, "symbol": "x" if arm.status == "diverged" else "circle", "opacity": 1}
-            if marked
-            else None,
-            name=arm.label,
-            legendgroup=arm.label,
-            showlegend=arm.label not in seen,
-            line={"color": palette[arm.label], "width": 1.2 if arm.label in seen else 2},
-            opacity=0.6 if arm.label in seen else 1,
-            hovertemplate=(
-                f"<b>{arm.label}</b>{f', seed {arm.seed}' if seeds else ''}<br>loss %{{y:.6g}}<br>"
-                "content %{customdata[3]:.4g}, style %{customdata[4]:.4g}, tv %{customdata[5]:.4g}<br>"
-                "step %{customdata[0]}, evaluation %{customdata[1]}, %{customdata[2]:.1f} s<extra></extra>"
-            ),
-        )
+        seed = f", seed {arm.seed}" if seeds else ""
+        figure.add_scatter(**_curve(arm, palette[arm.label], arm.label not in seen, seed))
         seen.add(arm.label)
-    clocks = [
-        {
-            "label": f"by {clock}",
-            "method": "update",
-            "args": [{"x": [arm.rows[:, column].tolist() for arm in arms]}, {"xaxis.title.text": clock}],
-        }
-        for column, clock in figures.CLOCKS.items()
-    ]
     low, high = figures.loss_range([arm.rows for arm in arms])
     ranges = {"log": [math.log10(low), math.log10(high)], "linear": [0, high]}
-    scales = [
-        {"label": label, "method": "relayout", "args": [{"yaxis.type": label, "yaxis.range": limits}]}
-        for label, limits in ranges.items()
-    ]
-    shared = {"type": "buttons", "direction": "right", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
     figure.update_layout(
         template="plotly_white",
         height=480,
@@ -191,12 +158,55 @@ def _plot(arms: Sequence[Arm], palette: Mapping[str, str]) -> go.Figure:
             "range": ranges["log"],
             "exponentformat": "power",
         },
-        updatemenus=[
-            shared | {"buttons": clocks, "x": 0, "xanchor": "left"},
-            shared | {"buttons": scales, "x": 1, "xanchor": "right"},
-        ],
+        updatemenus=_buttons(arms, ranges),
     )
     return figure
+
+
+def _curve(arm: Arm, colour: str, first: bool, seed: str) -> dict[str, Any]:
+    """A scatter of an arm's losses by step, thinner where it is not the `first` of its label."""
+    # Marked only where it is to be seen: a size for each row of each arm would be part of the page.
+    marked = arm.status == "diverged" or len(arm.rows) == 1
+    symbol = "x" if arm.status == "diverged" else "circle"
+    marker = {"size": [0] * (len(arm.rows) - 1) + [11], "symbol": symbol, "opacity": 1}
+    return {
+        "x": arm.rows[:, 0],
+        "y": arm.rows[:, 3],
+        "customdata": np.delete(arm.rows, 3, 1),
+        "mode": "lines+markers" if marked else "lines",
+        "marker": marker if marked else None,
+        "name": arm.label,
+        "legendgroup": arm.label,
+        "showlegend": first,
+        "line": {"color": colour, "width": 2 if first else 1.2},
+        "opacity": 1 if first else 0.6,
+        "hovertemplate": (
+            f"<b>{arm.label}</b>{seed}<br>loss %{{y:.6g}}<br>"
+            "content %{customdata[3]:.4g}, style %{customdata[4]:.4g}, tv %{customdata[5]:.4g}<br>"
+            "step %{customdata[0]}, evaluation %{customdata[1]}, %{customdata[2]:.1f} s<extra></extra>"
+        ),
+    }
+
+
+def _buttons(arms: Sequence[Arm], ranges: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """Two rows of buttons: the clocks of the curves, and the scales of the loss with their ranges."""
+    clocks = [
+        {
+            "label": f"by {clock}",
+            "method": "update",
+            "args": [{"x": [arm.rows[:, column].tolist() for arm in arms]}, {"xaxis.title.text": clock}],
+        }
+        for column, clock in figures.CLOCKS.items()
+    ]
+    scales = [
+        {"label": label, "method": "relayout", "args": [{"yaxis.type": label, "yaxis.range": limits}]}
+        for label, limits in ranges.items()
+    ]
+    shared = {"type": "buttons", "direction": "right", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    return [
+        shared | {"buttons": clocks, "x": 0, "xanchor": "left"},
+        shared | {"buttons": scales, "x": 1, "xanchor": "right"},
+    ]
 
 
 def _figure(image: bytes, name: str, *caption: str) -> str:
