@@ -190,9 +190,10 @@ def test_a_size_below_one_pixel_is_refused(size, sample):
         jaxstyle.read_picture(f"sample:{sample}", size)
 
 
+@pytest.mark.parametrize("number", [np.int64, np.int8])
 @pytest.mark.parametrize(("sample", "height"), [("night", 18), ("portrait", 24)])
-def test_a_size_may_be_numpys(sample, height):
-    assert jaxstyle.read_picture(f"sample:{sample}", np.int64(24)).shape == (height, 24, 3)
+def test_a_size_may_be_numpys(sample, height, number):
+    assert jaxstyle.read_picture(f"sample:{sample}", number(24)).shape == (height, 24, 3)
 
 
 def test_a_padding_or_pooling_that_there_is_not_is_refused(random_network):

@@ -70,7 +70,7 @@ def fit(size: Size, width: int, height: int) -> tuple[int, int]:
         raise UserError(f"{size} pixels are no size of a picture")
     if both:
         return tuple(sides)
-    longer = max(width, height)
+    size, longer = int(size), max(width, height)  # as NumPy's may be too short for what follows
     return tuple(max(1, (2 * side * size + longer) // (2 * longer)) for side in (width, height))
 
 
