@@ -162,6 +162,12 @@ def test_the_same_bytes_are_kept_once_and_are_known_there(tmp_path):
     assert (preview.format, preview.size) == ("JPEG", (40, 30))
 
 
+def test_uploads_that_have_no_place_are_told_of_it(tmp_path):
+    (tmp_path / "uploads").write_text("a file")
+    with pytest.raises(UserError, match="uploads': cannot be written: Not a directory"):
+        uploads.keep(tmp_path / "uploads", "me.png", png())
+
+
 def test_a_page_may_name_samples_and_uploads_alone(tmp_path):
     folder = tmp_path / "uploads"
     kept = pathlib.Path(uploads.keep(folder, "me.png", png()).path)

@@ -45,16 +45,19 @@ def keep(folder: pathlib.Path, name: str, data: bytes) -> Upload:
     """Keeps a picture in a folder of its own, named by its bytes; the same bytes again are the same file.
 
     Raises:
-      UserError: it is too large in bytes or pixels, too small, or no picture.
+      UserError: it is too large in bytes or pixels, too small, or no picture; or the folder cannot be written.
     """
     safe = safe_name(name)
     if len(data) > MAX_BYTES:
         raise UserError(f"{safe!r}: has {len(data) >> 20} MiB; at most {MAX_BYTES >> 20} are taken")
     place = folder / hashlib.sha256(data).hexdigest()[:12]
     path = place / safe
-    if not path.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+    try:
+        if not path.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+    except OSError as error:
+        raise UserError(f"{str(folder)!r}: cannot be written: {error.strerror}") from error
     try:
         image = pictures.read(path, smallest=pictures.MIN_SIDE)
     except UserError as error:
