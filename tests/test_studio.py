@@ -162,6 +162,18 @@ def test_the_same_bytes_are_kept_once_and_are_known_there(tmp_path):
     assert (preview.format, preview.size) == ("JPEG", (40, 30))
 
 
+def test_what_was_kept_stays_where_it_cannot_be_read_once_more(tmp_path, monkeypatch):
+    kept = uploads.keep(tmp_path, "me.png", png())
+
+    def read(path, **_):
+        raise UserError(f"{str(path)!r}: needs more memory than there is; make it smaller")
+
+    monkeypatch.setattr(uploads.pictures, "read", read)
+    with pytest.raises(UserError, match=r"'me\.png': needs more memory"):
+        uploads.keep(tmp_path, "me.png", png())
+    assert pathlib.Path(kept.path).read_bytes() == png()
+
+
 def test_uploads_that_have_no_place_are_told_of_it(tmp_path):
     (tmp_path / "uploads").write_text("a file")
     with pytest.raises(UserError, match="uploads': cannot be written: Not a directory"):

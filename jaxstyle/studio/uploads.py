@@ -52,8 +52,9 @@ def keep(folder: pathlib.Path, name: str, data: bytes) -> Upload:
         raise UserError(f"{safe!r}: has {len(data) >> 20} MiB; at most {MAX_BYTES >> 20} are taken")
     place = folder / hashlib.sha256(data).hexdigest()[:12]
     path = place / safe
+    new = not path.exists()
     try:
-        if not path.exists():
+        if new:
             place.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)
     except OSError as error:
@@ -61,9 +62,10 @@ def keep(folder: pathlib.Path, name: str, data: bytes) -> Upload:
     try:
         image = pictures.read(path, smallest=pictures.MIN_SIDE)
     except UserError as error:
-        path.unlink()
-        if not any(place.iterdir()):
-            place.rmdir()
+        if new:  # what was kept before was a picture, though it cannot be read now
+            path.unlink()
+            if not any(place.iterdir()):
+                place.rmdir()
         raise UserError(str(error).replace(repr(str(path)), repr(safe))) from error
     height, width, _ = image.shape
     return Upload(str(path), safe, width, height)
