@@ -45,11 +45,7 @@ def pose(
 
 
 def _check_side(picture: Image, layers: Collection[str]) -> None:
-    """Refuses a picture of which a layer has nothing, whose loss would be no number.
-
-    Raises:
-      UserError: it is so.
-    """
+    """Refuses a picture of which a layer has nothing, whose loss would be no number."""
     height, width = jnp.shape(picture)[:2]
     deepest = max(layers, default="block1_conv1")
     if min(height, width) < vgg.smallest_side(deepest):
@@ -60,9 +56,6 @@ def _check_mask(name: str, mask: objective.Mask | None, picture: Image, most: fl
     """Refuses a mask of another size than its picture's or, as far as is known now, beyond [0, `most`].
 
     A style's loss grows as the square of its mask: one of bytes up to 255 would weigh 65,025 times as much.
-
-    Raises:
-      UserError: it is so.
     """
     if mask is None:
         return
