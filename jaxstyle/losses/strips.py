@@ -337,15 +337,10 @@ def reading(strips: int) -> Read:
 def _features(
     strips: int, network: vgg.PreparedNetwork, picture: Image, layers: Collection[str]
 ) -> dict[str, Features]:
-    maps, taken = picture, {}
-    for names, plan in _down_to(network, len(picture), layers, strips):
+    def leave(plan: Windows, rows: Rows, found: Mapping[str, Features]) -> dict[str, Features]:
+        return {name: maps for name, maps in found.items() if name in layers}
 
-        def leave(rows: Rows, found: Mapping[str, Features]) -> dict[str, Features]:
-            return {name: maps for name, maps in found.items() if name in layers}
-
-        maps, left = _through(network, names, plan, maps, leave)
-        taken |= {name: _join(plan, windows) for name, windows in left.items()}
-    return taken
+    return _taken(strips, network, picture, layers, leave, _join)
 
 
 def _targets(
@@ -358,25 +353,30 @@ def _targets(
     key: Array,
 ) -> dict[str, Any]:
     del key
-    maps, taken = picture, {}
-    for names, plan in _down_to(network, len(picture), groups, strips):
 
-        def leave(rows: Rows, found: Mapping[str, Features], plan: Windows = plan) -> dict[str, Any]:
-            here, own, parts = functools.partial(_cut, plan=plan, rows=rows), _own(plan, rows), {}
-            for name in [name for name in found if name in groups]:
-                weights = own * _weights(name, picture.shape, guides and guides[name], here)
-                parts[name] = form.style.part(found[name], weights)
-            return parts
+    def leave(plan: Windows, rows: Rows, found: Mapping[str, Features]) -> dict[str, Any]:
+        here, own, parts = functools.partial(_cut, plan=plan, rows=rows), _own(plan, rows), {}
+        for name in [name for name in found if name in groups]:
+            weights = own * _weights(name, picture.shape, guides and guides[name], here)
+            parts[name] = form.style.part(found[name], weights)
+        return parts
 
-        maps, left = _through(network, names, plan, maps, leave)
-        taken |= {name: form.style.join(parts) for name, parts in left.items()}
-    return taken
+    return _taken(strips, network, picture, groups, leave, lambda _, parts: form.style.join(parts))
 
 
-def _down_to(
-    network: vgg.PreparedNetwork, height: int, layers: Collection[str], strips: int
-) -> list[tuple[list[str], Windows]]:
-    """The network's layers by block, down to the deepest of some, and the windows of each."""
+def _taken(
+    strips: int,
+    network: vgg.PreparedNetwork,
+    picture: Image,
+    layers: Collection[str],
+    leave: Callable[[Windows, Rows, Mapping[str, Features]], Mapping[str, Any]],
+    join: Callable[[Windows, Any], Any],
+) -> dict[str, Any]:
+    """By layer, down to the deepest of some, what `join` makes of what is left of each window of its block."""
     blocks = [[name for name in names if name <= max(layers)] for names in network.blocks]
     blocks = [names for names in blocks if names]
-    return list(zip(blocks, plans(height, blocks, strips), strict=True))
+    maps, taken = picture, {}
+    for names, plan in zip(blocks, plans(len(picture), blocks, strips), strict=True):
+        maps, left = _through(network, names, plan, maps, functools.partial(leave, plan))
+        taken |= {name: join(plan, parts) for name, parts in left.items()}
+    return taken
