@@ -127,21 +127,27 @@ def printable(text: str) -> str:
     )
 
 
+#: The columns of `summary.csv`. Losses are final, at the last row, and best, at the row of the lowest total.
+SUMMARY = (
+    *("label", "pair", "seed", "status", "steps", "evaluations", "seconds", "seconds_per_evaluation"),
+    *("final_total", "final_content", "final_style", "final_tv"),
+    *("best_step", "best_total", "best_content", "best_style", "best_tv"),
+)
+
+
 def summary_rows(arms: Iterable[Arm]) -> list[dict[str, Any]]:
-    """A row for each arm. Losses are final, at the last row, and best, at the row of the lowest total."""
+    """A row of `SUMMARY` for each arm."""
     table = []
     for arm in arms:
         step, evaluations, seconds, *final = arm.rows[-1]
-        best = arm.rows[np.argmin(arm.rows[:, 3])]
-        names = journal.COLUMNS[3:]
-        table.append(
-            {"label": arm.name, "pair": arm.pair, "seed": arm.seed, "status": arm.status}
-            | {"steps": int(step), "evaluations": int(evaluations), "seconds": round(float(seconds), 6)}
-            | {"seconds_per_evaluation": round(float(seconds / evaluations), 6)}
-            | {f"final_{name}": f"{value:.7g}" for name, value in zip(names, final, strict=True)}
-            | {"best_step": int(best[0])}
-            | {f"best_{name}": f"{value:.7g}" for name, value in zip(names, best[3:], strict=True)}
+        best_step, _, _, *best = arm.rows[np.argmin(arm.rows[:, 3])]
+        values = (
+            *(arm.name, arm.pair, arm.seed, arm.status, int(step), int(evaluations)),
+            *(round(float(seconds), 6), round(float(seconds / evaluations), 6)),
+            *(f"{loss:.7g}" for loss in final),
+            *(int(best_step), *(f"{loss:.7g}" for loss in best)),
         )
+        table.append(dict(zip(SUMMARY, values, strict=True)))
     return table
 
 
@@ -155,12 +161,6 @@ def markdown(table: Table, cells: str = "---:") -> str:
     lines = [head, ["---"] + [cells] * (len(head) - 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
-
-SUMMARY = (
-    *("label", "pair", "seed", "status", "steps", "evaluations", "seconds", "seconds_per_evaluation"),
-    *("final_total", "final_content", "final_style", "final_tv"),
-    *("best_step", "best_total", "best_content", "best_style", "best_tv"),
-)
 
 #: Of what a budget is, by the names of `journal.COLUMNS`.
 BUDGETS = {"evaluations": (50, 100, 500, 1000), "seconds": (10, 30, 100, 300)}
