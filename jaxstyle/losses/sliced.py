@@ -62,8 +62,8 @@ def sliced_wasserstein(features: Features, guide: Guide | None, target: Slices) 
 
     Heitz et al. 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis", section 3, but with directions that
     stay the same, so that the loss is a function of the image. An image that differs from the target in its number
-    of positions is compared to interpolated quantiles. At the style itself the loss is 0 if it has no more positions
-    than `MAX_QUANTILES`; within a soft guide it is only nearly 0 there.
+    of positions is compared to interpolated quantiles. At the style itself the loss is 0, but for the levels of
+    `_order`, if it has no more positions than `MAX_QUANTILES`; within a soft guide it is only nearly 0 there.
     """
     projections = target.directions @ flat(features).T
     positions, count = projections.shape[1], target.quantiles.shape[1]
