@@ -209,12 +209,14 @@ def _buttons(arms: Sequence[Arm], ranges: Mapping[str, list[float]]) -> list[dic
     ]
 
 
+def embedded(png: bytes, name: str) -> str:
+    """A PNG file, within the page."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{_text(name)}">'
+
+
 def _figure(image: bytes, name: str, *caption: str) -> str:
-    data, lines = base64.b64encode(image).decode(), "<br>".join(map(_text, caption))
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{_text(name)}">'
-        f"<figcaption>{lines}</figcaption></figure>"
-    )
+    lines = "<br>".join(map(_text, caption))
+    return f"<figure>{embedded(image, name)}<figcaption>{lines}</figcaption></figure>"
 
 
 def _inputs(arm: Arm) -> list[str]:

@@ -1,6 +1,5 @@
 """The page of a study, `report.html`, its tables and its figures: all made from its curves alone."""
 
-import base64
 import html
 import math
 import pathlib
@@ -40,8 +39,7 @@ def write(directory: pathlib.Path, found: Study, flags: str) -> None:
             if (figure := draw(found, fields)) is not None:
                 data = figures.png(figure)
                 files.write_atomically(directory / f"{problem}-{name}.png", data)
-                encoded = base64.b64encode(data).decode()
-                body.append(f'<p><img src="data:image/png;base64,{encoded}" alt="{problem}, {name}"></p>')
+                body.append(f"<p>{report.embedded(data, f'{problem}, {name}')}</p>")
         for name, (make, note) in TABLES.items():
             table = make(found, fields)
             text.append(f"<!-- {problem}: {name} -->\n{markdown(table)}")
