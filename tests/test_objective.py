@@ -306,6 +306,19 @@ def test_bytes_and_booleans_are_the_numbers_that_they_stand_for(name, random_net
     np.testing.assert_array_equal(given.gradient, wanted.gradient)
 
 
+def test_a_mask_of_16_bits_has_more_positions_than_its_largest_number(random_network, style):
+    form, weighting = objective.GATYS, recipes.Weighting({}, {"block1_conv1": 1.0}, 0.0)
+    network = vgg.prepare(random_network, "block1_conv1")
+    picture = np.tile(style, (12, 12, 1))
+    mask = np.ones(picture.shape[:2], np.float16)
+    assert mask.size > float(np.finfo(np.float16).max)
+    found, wanted = (
+        jaxstyle.pose(form, network, style, [objective.Style(picture, 1.0, None, each)], weighting).regions[0]
+        for each in (mask, None)
+    )
+    np.testing.assert_allclose(found.targets["block1_conv1"], wanted.targets["block1_conv1"], rtol=1e-4)
+
+
 def test_a_content_mask_of_nothing_asks_for_no_content(random_network, content, style):
     network = vgg.prepare(random_network, "block1_conv1")
     weighting = recipes.Weighting({"block1_conv1": 1.0}, {"block1_conv1": 0.0}, 0.0)

@@ -203,8 +203,9 @@ def pose(
         picture or out of range.
     """
     content = _floating(content)
-    guides = content_mask
+    guides = None
     if content_mask is not None:
+        content_mask = _floating(content_mask)
         mean = jnp.mean(content_mask)
         guides = _guides(content_mask / jnp.where(mean > 0, mean, 1), weighting.content)
     wanted, groups = list(weighting.style), form.style.groups.by_deepest(weighting.style)
@@ -223,8 +224,9 @@ def pose(
 
 
 def _floating(array: Array) -> Array:
-    """Bytes and booleans as numbers that can be averaged."""
-    return array if jnp.issubdtype(jnp.result_type(array), jnp.inexact) else jnp.asarray(array, jnp.float32)
+    """Bytes, booleans and numbers of 16 bits as such that can be summed: of float16 the largest is 65,504."""
+    wide = jnp.result_type(array, jnp.float32)
+    return array if jnp.result_type(array) == wide else jnp.asarray(array, wide)
 
 
 def _mean_weight(weights: Mapping[str, float], group: Group) -> Scalar:
