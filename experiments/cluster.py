@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 from absl import flags
 from tqdm import tqdm
 
@@ -111,9 +110,9 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
             )
         if (jobs or 1) > machine.cores():
             raise UserError(f"--jobs={jobs}: this process has {machine.cores()} cores, and a job needs one")
-        if jax.default_backend() != "cpu":
+        if (platform := launch.started()[0].platform) != "cpu":
             raise UserError(
-                f"--launcher=local: its jobs run on CPU cores, and JAX takes the {jax.default_backend()} here; leave "
+                f"--launcher=local: its jobs run on CPU cores, and JAX takes the {platform} here; leave "
                 "it out, or put JAX_PLATFORMS=cpu in front of the command"
             )
     elif not (shutil.which("sbatch") and shutil.which("srun")):

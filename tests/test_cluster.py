@@ -211,7 +211,7 @@ def test_a_job_takes_one_device(monkeypatch):
 
 def test_jobs_of_this_machine_are_refused_where_jax_has_a_gpu(monkeypatch):
     monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
-    monkeypatch.setattr(cluster.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(launch, "started", lambda: [types.SimpleNamespace(platform="gpu")])
     with pytest.raises(UserError, match="JAX_PLATFORMS=cpu"):
         cluster.read("local", None, None)
 

@@ -855,7 +855,7 @@ def test_without_a_home_no_folder_of_its_name_is_made():
     assert done.stdout == "None\n", done.stderr
 
 
-@pytest.mark.parametrize("command", ["stylize", "measure", "benchmark"])
+@pytest.mark.parametrize("command", ["stylize", "compare", "measure", "benchmark"])
 @pytest.mark.parametrize("platform", ["cuda", "none"])  # of the one, which it knows, JAX says nothing
 def test_a_platform_that_is_not_here_is_told_in_one_line(command, platform, tmp_path):
     if importlib.util.find_spec(f"jax_{platform}12_plugin"):
@@ -866,8 +866,8 @@ def test_a_platform_that_is_not_here_is_told_in_one_line(command, platform, tmp_
     )
     (tmp_path / "image.png").touch()
     (tmp_path / "run.flags").touch()
-    result = (f"--result={tmp_path}",) if command == "measure" else ()
-    told = narrow.refused("-c", code, *result, cwd=tmp_path)
+    flags = {"measure": [f"--result={tmp_path}"], "compare": ["--launcher=local"]}
+    told = narrow.refused("-c", code, *flags.get(command, ()), cwd=tmp_path)
     assert told.startswith(f"{command}: JAX_PLATFORMS={platform}: ")
 
 
