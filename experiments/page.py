@@ -23,7 +23,7 @@ from jaxstyle.images import encode, pictures
 from jaxstyle.runs import workdir
 from jaxstyle.studio import gallery, guard, jobs, uploads
 
-from . import controls, spoken
+from . import controls, launch, spoken
 
 PAGE = pathlib.Path(uploads.__file__).with_name("page")
 
@@ -36,7 +36,8 @@ class Studio:
 
     def __init__(self, folder: pathlib.Path):
         self.folder, self.uploads = folder, folder / "uploads"
-        self.queue, self.estimates = jobs.Queue(), jobs.Estimates()
+        # Not those that this command has set for itself: a run records what JAX is told.
+        self.queue, self.estimates = jobs.Queue(launch.ENVIRONMENT), jobs.Estimates(launch.ENVIRONMENT)
         self._naming, self._keeping = threading.Lock(), threading.Lock()
         self._lines: dict[str, str] = {}  # how what was begun here is typed
 

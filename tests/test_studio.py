@@ -5,6 +5,7 @@ import concurrent.futures
 import http.client
 import io
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -237,7 +238,7 @@ os.write(log, f"{name} ends\\n".encode())
 def queue(tmp_path, monkeypatch):
     (tmp_path / "job.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
-    made = jobs.Queue()
+    made = jobs.Queue(os.environ)
     yield made
     made.close()
 
@@ -437,7 +438,7 @@ class Client:
 def client(tmp_path_factory):
     """A studio whose runs are of a narrow network."""
 
-    def start(job):
+    def start(job, environment):
         return Process(job.module, *job.arguments, stderr=subprocess.STDOUT, start_new_session=True)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -644,6 +645,20 @@ def test_an_estimate_on_its_way_ends_with_the_studio(tmp_path):
                 running.kill()
             assert answer.result() == {"estimates": None, "painting": False}
         assert running.stderr.read() == "interrupted by SIGINT; the same command goes on from here\n"
+
+
+def test_a_run_is_given_the_variables_that_the_studio_was_given(tmp_path):
+    """What is set for JAX here would be recorded, as by no run of the same command, and compile anew."""
+    (tmp_path / "told.py").write_text("import os; print('told:', os.environ['XLA_FLAGS'])")
+    code = (
+        "import pathlib; from experiments import launch, page; from jaxstyle.studio import jobs\n"
+        "launch.set_up(launch.Runtime(deterministic=True, compilation_cache='', devices=None))\n"
+        "(found,) = page.Studio(pathlib.Path('runs')).estimates.make([jobs.Job('', 'told', ())])\n"
+        "print(found['told'])"
+    )
+    with Process("-c", code, cwd=tmp_path) as running:
+        output, errors = running.communicate()
+    assert output == f"{os.environ['XLA_FLAGS']}\n", errors
 
 
 def test_a_port_that_is_taken_is_named():

@@ -1,12 +1,11 @@
 """Runs one after another, each a process of its own; and what one would take. Effects only."""
 
 import collections
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxstyle.errors import UserError
@@ -23,7 +22,7 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
 
 
-def _start(job: Job) -> subprocess.Popen[str]:
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """The process of a run.
 
     Raises:
@@ -37,7 +36,7 @@ def _start(job: Job) -> subprocess.Popen[str]:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONUTF8": "1"},
+            env={**environment, "PYTHONUTF8": "1"},
             start_new_session=True,  # so that Ctrl-C here reaches it once, by `Queue.close`
         )
     except OSError as error:
@@ -49,9 +48,10 @@ def _last_line(lines: Sequence[str]) -> str:
 
 
 class Queue:
-    """One run at a time; the others wait in the order in which they came."""
+    """One run at a time, with these variables; the others wait in the order in which they came."""
 
-    def __init__(self):
+    def __init__(self, environment: Mapping[str, str]):
+        self._environment = environment
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._current: Job | None = None
@@ -118,7 +118,7 @@ class Queue:
                     return
                 self._current, self._stopping = self._waiting.pop(0), False
                 try:
-                    self._process = _start(self._current)
+                    self._process = _start(self._current, self._environment)
                 except UserError as error:
                     self._failures[self._current.name] = str(error)
                     self._current = None
@@ -132,9 +132,10 @@ class Queue:
 
 
 class Estimates:
-    """Dry runs: the newest alone, as the choices that an older one was for are no more."""
+    """Dry runs, with these variables: the newest alone, as the choices that an older one was for are no more."""
 
-    def __init__(self):
+    def __init__(self, environment: Mapping[str, str]):
+        self._environment = environment
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._number = 0
@@ -158,7 +159,7 @@ class Estimates:
             with self._lock:
                 if number != self._number:
                     return None
-                self._process = process = _start(job)
+                self._process = process = _start(job, self._environment)
             with process:
                 lines = list(process.stdout)
             with self._lock:
