@@ -59,8 +59,9 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
         raise UserError(
             f"{str(path)!r}: has {width}x{height} pixels; each side must have {smallest} or more to be measured"
         )
-    found = regions.pairs(regions.find(given, task.load(given, cache).network, cache))
-    for each, (source, *_) in inputs.read_styles(given, content, size, found):
+    # The network of a run is read for what it is needed for alone: its file may be gone.
+    found = given.regions and regions.find(given, task.load(given, cache).network, cache)
+    for each, (source, *_) in inputs.read_styles(given, content, size, regions.pairs(found)):
         if min(source.shape[:2]) < smallest:
             raise UserError(
                 f"{str(path)!r}: at its size {source.path} has {source.shape[1]}x{source.shape[0]} pixels; "

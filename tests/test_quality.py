@@ -456,6 +456,10 @@ def test_flags_of_a_picture_are_refused_where_a_record_says_it(make_run):
     assert "--content: the record of a run" in done.stderr
 
 
+def test_a_run_is_measured_though_its_weights_are_gone(make_run, narrow):
+    row(make_run("run", np.full((32, 48, 3), 100.0), weights="gone.safetensors"), narrow)
+
+
 # --- palette ------------------------------------------------------------------------------------------------------
 
 
