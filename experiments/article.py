@@ -34,6 +34,7 @@ _CURVES = flags.DEFINE_string(
     "curves", None, "curves.npz of an earlier page; --comparison adds to it, by default nothing."
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/article", "Where the command writes.")
+flags.declare_key_flag("overwrite")
 
 #: The pairs' letters by what their pictures are called.
 _LETTERS = {

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -71,6 +71,9 @@ flags.adopt_module_key_flags(settings)
 
 #: Flags that are not recorded and may name any path.
 _PATHS = ("workdir", "output", "result", "compilation_cache")
+
+#: Flags that every command takes, in its help or not: see `runtime`.
+_OF_EACH = ("deterministic", "compilation_cache", "coordinator", "processes", "process")
 
 #: The variables as this process was given them, with which others are started.
 ENVIRONMENT = dict(os.environ)
@@ -293,10 +296,7 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
         rest = flags.FLAGS(_expanded(arguments))
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-        for flag in _one_line_flags():
-            texts = flag.value if isinstance(flag.value, list) else [flag.value]
-            if not all(str(text).isprintable() for text in texts):
-                raise UserError(f"--{flag.name}={flag.value!r}: must be one line of printable characters")
+        _check_flags()
     except UnicodeDecodeError as error:
         _fail(
             UserError(
@@ -351,7 +351,7 @@ def _lines(name: str, within: Sequence[str]) -> list[str]:
         return []
     try:
         with open(path) as file:  # in the locale's encoding
-            lines = [line.strip() for line in file]
+            lines = [line.removeprefix("\ufeff").strip() for line in file]  # which Windows puts before a text
     except OSError as error:
         raise UserError(f"--flagfile={path}: cannot be read: {error.strerror}") from error
     flags_ = [line for line in lines if line and not line.startswith(("#", "//"))]
@@ -372,13 +372,24 @@ def _repeatable(name: str) -> bool:
     return name in flags.FLAGS and isinstance(flags.FLAGS[name], flags.MultiFlag)
 
 
-def _one_line_flags() -> Iterator[flags.Flag]:
-    """The flags of the commands, those left out that may name any path."""
+def _check_flags() -> None:
+    """Refuses flags of other commands, and what is no single line where it is no path.
+
+    Raises:
+      UserError: one was given.
+    """
+    heeded = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}.union(_OF_EACH)
     for module, known in flags.FLAGS.flags_by_module_dict().items():
-        if module == sys.argv[0] or module.startswith(__package__):
-            for flag in known:
-                if flag.name not in _PATHS and not isinstance(flag.parser, settings.PathParser):
-                    yield flag
+        for flag in known if module == sys.argv[0] or module.startswith(__package__) else ():
+            if flag.present and flag.name not in heeded:
+                raise UserError(
+                    f"--{flag.name}: is no flag of this command; --helpshort lists those that are"
+                )
+            if flag.name in _PATHS or isinstance(flag.parser, settings.PathParser):
+                continue
+            texts = flag.value if isinstance(flag.value, list) else [flag.value]
+            if not all(str(text).isprintable() for text in texts):
+                raise UserError(f"--{flag.name}={flag.value!r}: must be one line of printable characters")
 
 
 def _fail(error: Exception) -> None:

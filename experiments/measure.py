@@ -43,7 +43,7 @@ _RESULT = flags.DEFINE_multi_string(
 
 #: What is said of a picture by flags, and of a run by its record.
 OF_PICTURES = (
-    *("content", "style", "content_mask", "style_mask"),
+    *("content", "style", "content_mask", "style_mask", "regions", "seed", "weights"),
     *("size", "resize", "style_scale", "preserve_color"),
 )
 for _name in (*OF_PICTURES, "compilation_cache"):

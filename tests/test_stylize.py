@@ -1012,6 +1012,13 @@ def test_a_repeatable_flag_after_a_flagfile_takes_the_place_of_those_in_it(folde
         assert record.count("--style_layer=") == 1
 
 
+def test_a_flagfile_that_windows_wrote_is_read(folder, stylize, whole):
+    (folder / "windows.flags").write_bytes(f"\ufeff# how long\r\n--steps={STEPS}\r\n".encode())
+    flagfile = f"--flagfile={folder / 'windows.flags'}"
+    status, output, errors = stylize("--seed=0", flagfile, f"--workdir={whole}")
+    assert (status, "finished before" in output) == (0, True), errors
+
+
 def test_flagfiles_may_name_flagfiles(folder, stylize, whole):
     (folder / "inner.flags").write_text(f"# how long\n--steps={STEPS}\n")
     (folder / "outer.flags").write_text(

@@ -63,6 +63,28 @@ def test_the_help_of_a_command_lists_each_flag_that_it_speaks_of(path):
     assert set(re.findall(r"--(\w+)", says(path))) - {"helpshort", "flagfile"} <= set(listed)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        *(("benchmark", "size=600"), ("measure", "steps=3"), ("verify", "overwrite"), ("article", "seed=1")),
+        ("studio", "style_weight=3"),
+    ],
+)
+def test_a_flag_that_a_command_does_not_heed_is_refused(command, flag):
+    name = flag.partition("=")[0]
+    told = narrow.refused(f"experiments.{command}", f"--{flag}")
+    assert told == f"{command}: --{name}: is no flag of this command; --helpshort lists those that are\n"
+
+
+def test_what_each_process_sets_up_is_a_flag_of_every_command():
+    told = narrow.refused("experiments.article", "--processes=1", "--nodeterministic", "--compilation_cache=")
+    assert "--comparison: nothing has ended" in told
+
+
+def test_what_an_error_recommends_is_in_the_help():
+    assert "  --[no]overwrite:" in run("article", "--helpshort").stdout
+
+
 @pytest.mark.parametrize("typed", ["style_wieght", "style-weight", "stile_weight"])
 def test_a_misspelt_flag_suggests_the_near_one(typed):
     told = narrow.refused("experiments.stylize", f"--{typed}=3")
