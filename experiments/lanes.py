@@ -197,8 +197,7 @@ def sweep(
     """
     if (rows := read(stem, rates)) is not None:
         return rows
-    chunks, found = math.ceil(len(rates) / min(chunk or len(rates), len(rates))), []
-    count, fewer = math.ceil(len(rates) / chunks), chunk is None
+    found, count, fewer = [], at_once(rates, chunk), chunk is None
     key = "lanes", posed.form, spec.name, spec.static, *spec.traced, count, fewer
     key = *key, posed.settings.clip, signature((posed.problem(0), posed.start))
     ready = cache.get(key, lambda: compile_(posed, spec, count, cache.devices, fewer=fewer))
@@ -213,6 +212,12 @@ def sweep(
 
             found.append(run(posed, spec, ready, some, folder, show, checkpoint_seconds))
     return np.concatenate(found, 1)
+
+
+def at_once(rates: Sequence[float], chunk: int | None) -> int:
+    """How many rates are in one program, of all in programs of at most `chunk`, or of all there are."""
+    chunks = math.ceil(len(rates) / min(chunk or len(rates), len(rates)))
+    return math.ceil(len(rates) / chunks)
 
 
 def part(stem: pathlib.Path, rates: Sequence[float]) -> pathlib.Path:

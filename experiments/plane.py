@@ -25,7 +25,7 @@ from jaxstyle.lab import figures, plane
 from jaxstyle.losses.style import STYLE_LOSSES
 from jaxstyle.runs import journal, workdir
 
-from . import arm, inputs, launch, settings, task, yardstick
+from . import arm, inputs, launch, programs, room, settings, task, yardstick
 from .cache import Cache
 from .pairs import PICTURES, read_pairs
 from .settings import Settings
@@ -89,7 +89,7 @@ def complete(
         for each in arms:
             folder = directory / "arms" / f"{each} {pair}".replace(" ", "_")
             given = dataclasses.replace(base, style_loss=each.style_loss, style_weight=each.weight)
-            posed = task.pose(given, cache)
+            posed = task.pose(room.as_begun(given, folder), cache)
             arm.complete(posed, given.optimizer, folder, cache, conduct)
             if folder.name in measured.rows:
                 continue
@@ -114,11 +114,14 @@ def main() -> None:
     pairs = read_pairs("test", count, base)
     record = settings.record(base, **dict.fromkeys(OWN), arm=texts, test_pairs=count)
     directory = launch.find_workdir(where, "plane", record, CHANGEABLE)
-    arm.parse_optimizer(base)
+    devices = programs.spread(arm.parse_optimizer(base), cache)
     # So that what is of no use is told before anything is written.
     given = [dataclasses.replace(pair, style_loss=arms[0].style_loss) for pair in pairs.values()]
     given += [dataclasses.replace(given[0], style_loss=each.style_loss) for each in arms[1:]]
-    used = {path: facts for each in given for path, facts in task.pose(each, cache).facts["pictures"].items()}
+    posed = [task.pose(each, cache) for each in given]
+    for each in posed:
+        programs.check_strips(each, len(devices))
+    used = {path: facts for each in posed for path, facts in each.facts["pictures"].items()}
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE, inputs={"pictures": used})
         rows = complete(arms, pairs, directory, cache, conduct)

@@ -32,7 +32,7 @@ from jaxstyle.optimizers import catalogue
 from jaxstyle.runs import journal, workdir
 from jaxstyle.runs.signals import Interrupted
 
-from . import arm, cluster, lanes, launch, settings, task, yardstick
+from . import arm, cluster, lanes, launch, programs, room, settings, task, yardstick
 from .cache import Cache
 from .pairs import PICTURES, read_pairs
 from .settings import Settings
@@ -172,9 +172,12 @@ def check(plan: Plan, cache: Cache) -> dict[str, Any]:
       UserError: a flag or a picture is of no use.
     """
     pictures: dict[str, Any] = {}
-    problems = dict.fromkeys(contestant.problem for contestant in plan.contestants)
-    for problem, given in itertools.product(problems, (*plan.tuning.values(), *plan.test.values())):
-        for path, each in pose(on(problem, given), cache).facts["pictures"].items():
+    for (problem, _, spec, _), given in itertools.product(
+        plan.contestants, (*plan.tuning.values(), *plan.test.values())
+    ):
+        posed = pose(on(problem, given), cache)
+        programs.check_strips(posed, len(programs.spread(spec, cache)))
+        for path, each in posed.facts["pictures"].items():
             known = pictures.setdefault(path, {"sha256": each["sha256"], "shapes": {}})
             known["shapes"] |= each["shapes"]
     return pictures
@@ -337,7 +340,8 @@ def run_here(plan: Plan, measured: yardstick.Measured, cache: Cache, conduct: la
             for trial in nearly(plan, contestant):
                 run_trial(trial, cache, conduct)
         for entry in entries(plan, contestant):
-            arm.complete(pose(entry.given, cache), entry.optimizer, entry.folder, cache, conduct)
+            posed = pose(room.as_begun(entry.given, entry.folder), cache)
+            arm.complete(posed, entry.optimizer, entry.folder, cache, conduct)
             measured.add(entry.folder, entry.given)
 
 
@@ -367,7 +371,7 @@ def run_as_jobs(
     asked = {entry.folder.name: entry for each in plan.contestants for entry in entries(plan, each)}
     jobs = {}
     for name, entry in asked.items():
-        posed = pose(entry.given, cache)
+        posed = pose(room.as_begun(entry.given, entry.folder), cache)
         begin = functools.partial(arm.job, posed, entry.optimizer, entry.folder, conduct)
         if job := cluster.patiently(begin):
             jobs[name] = job

@@ -19,9 +19,9 @@ from jaxstyle import files
 from jaxstyle.errors import UserError
 from jaxstyle.lab import figures, records, tensorboard
 from jaxstyle.optimizers import catalogue
-from jaxstyle.runs import journal, workdir
+from jaxstyle.runs import journal, mesh, workdir
 
-from . import arm, cluster, inputs, lanes, launch, regions, room, settings, task
+from . import arm, cluster, inputs, lanes, launch, programs, regions, room, settings, task
 from .cache import Cache
 from .settings import Settings
 
@@ -196,6 +196,8 @@ def main() -> None:
         return posed, settings.record(posed.settings, **above)
 
     posed, record = pose(given)
+    rows = mesh.grid(cache.devices, lanes.at_once(rates, chunk)).shape["rows"]
+    programs.check_strips(posed, rows)
     name = f"sweep-{inputs.run_name(given)}"
     directory = launch.find_workdir(where, name, record, room.chosen(given))
     if not conduct.overwrite and (begun := room.as_begun(given, directory)) != given:

@@ -41,6 +41,8 @@ def test_a_plane_has_every_arm_and_runs_nothing_again(tmp_path):
     assert "--style_weight=30.0\n" in settings["gram_30_portrait_+_night"]
     before = {path: path.stat().st_mtime_ns for path in folder.glob("arms/*/metrics.csv")}
     assert len(before) == 3
+    record = folder / "arms/gram_30_portrait_+_night/run.flags"  # as if begun where less memory was free
+    record.write_text(record.read_text().replace("--strips=1\n", "--strips=2\n"))
     more = narrow.run(
         "experiments.plane", *FLAGS, "--arm=cross:3", f"--workdir={folder}", JAXSTYLE_PICTURES=""
     )
@@ -64,10 +66,13 @@ def test_a_plane_has_every_arm_and_runs_nothing_again(tmp_path):
         ("--style_weight=3", "--style_weight: the plane has its own"),
         ("--style_layer=foo", "--style_layer=foo"),
         ("--optimizer=foo", "no optimizer 'foo'"),
+        ("--strips=2 --devices=2", "--strips=2: a picture that is spread over 2 devices"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flag, named, tmp_path):
-    done = narrow.run("experiments.plane", flag, f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES="")
+    done = narrow.run(
+        "experiments.plane", *flag.split(), f"--workdir={tmp_path / 'run'}", JAXSTYLE_PICTURES=""
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert named in done.stderr
     assert not (tmp_path / "run").exists()

@@ -323,6 +323,8 @@ def test_each_run_of_a_study_has_its_curve_in_an_event_file(ran):
 
 def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
     before = {path: path.stat().st_mtime_ns for path in ran.glob("arms/*/metrics.csv")}
+    record = next(ran.glob("arms/*adam*/run.flags"))  # as if begun where less memory was free
+    record.write_text(record.read_text().replace("--strips=1\n", "--strips=2\n"))
     more = (*FLAGS, "--optimizer=dog", f"--workdir={ran}")
     done = narrow.run("experiments.study", *more, JAXSTYLE_PICTURES="")
     assert done.returncode == 0, done.stderr
@@ -354,6 +356,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--evaluations=9",), "--evaluations: a study has its own, by --budgets"),
         (("--style_layer=foo",), "--style_layer=foo"),
         (("--clip", "--optimizer=scipy-lbfgs"), "--clip: scipy-lbfgs cannot"),
+        (("--strips=2", "--devices=2"), "--strips=2: a picture that is spread over 2 devices"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_flag(flags, named, tmp_path):

@@ -84,10 +84,13 @@ def test_a_sweep_names_the_best_rate(sweep):
         ("--learning_rates=1,x", "--learning_rates"),
         ("--learning_rates=0", "--learning_rates"),
         ("--learning_rates=", "--learning_rates"),
+        ("--strips=2 --devices=2 --learning_rates=1", "--strips=2: a picture that is spread over 2 devices"),
     ],
 )
 def test_a_mistake_is_one_line(flag, named, flags, tmp_path):
-    assert named in narrow.refused("experiments.sweep", *flags, flag, f"--workdir={tmp_path / 'run'}")
+    assert named in narrow.refused(
+        "experiments.sweep", *flags, *flag.split(), f"--workdir={tmp_path / 'run'}"
+    )
     assert not (tmp_path / "run").exists()
 
 
