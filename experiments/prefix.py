@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from jaxstyle.images import pictures
 from jaxstyle.runs import journal, processes, workdir
@@ -57,28 +58,41 @@ def take(posed: Task, optimizer: str, directory: pathlib.Path, folders: Sequence
         manifest = journal.read_manifest(arm) | {"prefix_of": str(arm)}
         if any(manifest.get(name) != posed.facts[name] for name in ("pictures", "weights")):
             continue
-        if whole:
-            with workdir.claimed(directory):
-                rest = shutil.ignore_patterns("checkpoints", "manifest.json")
-                shutil.copytree(arm, directory, ignore=rest, dirs_exist_ok=True)
-                journal.write_manifest(directory, manifest)
-            return True
-        rows = journal.read_metrics(arm / "metrics.csv")[: given.steps + 1]
-        image = pictures.read_result(arm / f"snapshots/{given.steps:06}.png", given.bits)
-        if manifest.get("converged_at", given.steps) >= given.steps:
-            manifest.pop("converged_at", None)
-        if "resumed" in manifest:
-            manifest["resumed"] = [one for one in manifest["resumed"] if one["step"] < given.steps]
-        manifest |= {
-            "steps": given.steps,
-            "steps_done": given.steps,
-            "evaluations": int(rows[-1, 1]),
-            "seconds": float(rows[-1, 2]),
-        }
         with workdir.claimed(directory):
+            # The record before all: what a kill leaves is then a run that begins anew.
             workdir.begin(directory, record(given), overwrite=False)
-            pictures.write(directory / "image.png", image, record(given))
-            journal.write_metrics(directory / "metrics.csv", rows)
+            if whole:
+                _copy(arm, directory)
+            else:
+                manifest = _cut(arm, directory, given, manifest)
             journal.write_manifest(directory, manifest)
         return True
     return False
+
+
+def _copy(arm: pathlib.Path, directory: pathlib.Path) -> None:
+    """Copies what an arm left, but for its record and manifest, which are written here, and what none keeps."""
+    own = shutil.ignore_patterns("run.flags", "manifest.json", "checkpoints", workdir.LOCK)
+    shutil.copytree(arm, directory, ignore=own, dirs_exist_ok=True)
+
+
+def _cut(
+    arm: pathlib.Path, directory: pathlib.Path, given: Settings, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the picture and the rows of the first steps of an arm; its manifest, as one of so many steps."""
+    rows = journal.read_metrics(arm / "metrics.csv")[: given.steps + 1]
+    image = pictures.read_result(arm / f"snapshots/{given.steps:06}.png", given.bits)
+    pictures.write(directory / "image.png", image, record(given))
+    journal.write_metrics(directory / "metrics.csv", rows)
+    found = {
+        **manifest,
+        "steps": given.steps,
+        "steps_done": given.steps,
+        "evaluations": int(rows[-1, 1]),
+        "seconds": float(rows[-1, 2]),
+    }
+    if found.get("converged_at", given.steps) >= given.steps:
+        found.pop("converged_at", None)
+    if "resumed" in found:
+        found["resumed"] = [one for one in found["resumed"] if one["step"] < given.steps]
+    return found

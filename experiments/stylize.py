@@ -76,7 +76,7 @@ def photos(content: str) -> list[str]:
     return sorted(found)
 
 
-def check_output(output: str, given: Settings, found: Sequence[str]) -> None:
+def check_output(output: str, given: Settings, found: Sequence[str], directory: pathlib.Path | None) -> None:
     """Tells early that --output cannot be written, or is a file that the picture is to be made of, or of a run.
 
     Raises:
@@ -88,8 +88,9 @@ def check_output(output: str, given: Settings, found: Sequence[str]) -> None:
             raise UserError(
                 f"--output={output}: is {path!r}, which the picture is made of; take another name"
             )
-    folder, name = os.path.split(output)
-    if name in workdir.FILES and os.path.exists(os.path.join(folder, "run.flags")):
+    folder, name = os.path.split(os.path.realpath(output))
+    own = directory is not None and folder == os.path.realpath(directory)
+    if name in workdir.FILES and (own or os.path.exists(os.path.join(folder, "run.flags"))):
         raise UserError(f"--output={output}: is the {name} of a run; take another name")
 
 
@@ -311,7 +312,7 @@ def main() -> None:
     arm.parse_optimizer(given)
     found = processes.first(lambda: photos(given.content))
     if request.output:
-        processes.first(lambda: check_output(request.output, given, found))
+        processes.first(lambda: check_output(request.output, given, found, directory))
     if found == [given.content]:
         stylize(given, directory, request, cache)
     else:

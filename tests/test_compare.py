@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle.runs import journal
+from experiments import prefix, task
+from experiments.settings import Settings, record
+from jaxstyle.runs import journal, workdir
 
 
 def start(*arguments, **environment):
@@ -236,6 +238,24 @@ def test_first_steps_of_a_longer_arm_are_taken_over_and_are_those_of_a_run(study
         *flags, "--steps=5", arms[1], f"--prefix_of={long}", f"--workdir={tmp_path / 'no'}", **environment
     )
     assert "another comparison" not in done.stdout  # no picture of step 5 was kept
+
+
+def test_what_a_kill_leaves_of_an_arm_that_is_taken_over_begins_anew(tmp_path, monkeypatch):
+    there, here = tmp_path / "first/arms/lbfgs", tmp_path / "second/arms/lbfgs"
+    there.mkdir(parents=True)
+    given, facts = Settings(optimizer="lbfgs", steps=4, scales=1), {"pictures": {}, "weights": {}}
+    (there / "run.flags").write_text(record(given))
+    journal.write_manifest(there, {"status": "finished", **facts})
+
+    def kill(source, directory, **_):
+        (directory / "image.png").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prefix.shutil, "copytree", kill)
+    posed = task.Task(given, *[None] * 6, facts)
+    with pytest.raises(KeyboardInterrupt):
+        prefix.take(posed, "lbfgs", here, [tmp_path / "first"])
+    assert workdir.begin(here, record(given), overwrite=False) == "unfinished"
 
 
 def test_an_arm_of_the_same_flags_is_taken_over_whole(study, tmp_path):

@@ -400,6 +400,10 @@ BAD = {
         "--output=a.png: is for one photo",
     ),
     "an output that is a file of a run": (["--output={folder}/run/image.png"], "is the image.png of a run"),
+    "an output that is a file of the run to be made": (
+        ["--workdir={folder}/nothing", "--output={folder}/nothing/losses.png"],
+        "is the losses.png of a run",
+    ),
     "an output that is a folder": (["--output={folder}/folder.png"], "folder.png': cannot be written"),
     "a start image of no such name": (["--init=Noise"], "--init=Noise: no such file, and no start image"),
     "missing weights": (["--weights=missing.h5"], "vgg16-torchvision"),
