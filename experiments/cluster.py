@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -80,8 +81,10 @@ def define_flags() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder
     )
 
 
-def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> Launcher | None:
-    """What the flags ask for; None is this process.
+def read(
+    place: str | None, jobs: int | None, sbatch: Sequence[str] | None, where: str | None
+) -> Launcher | None:
+    """What the flags ask for, --workdir among them; None is this process.
 
     Raises:
       UserError: they do not fit together, or this machine does not have what they need.
@@ -96,6 +99,11 @@ def read(place: str | None, jobs: int | None, sbatch: Sequence[str] | None) -> L
         raise UserError(f"--launcher={place}: submitit needs a Unix; leave the flag out")
     if importlib.util.find_spec("submitit") is None:
         raise UserError(f"--launcher={place}: needs submitit; pip install 'jaxstyle[cluster]' brings it")
+    folder = os.path.abspath(where or launch.RUNS)
+    if tag := re.search("%[jtaA]", folder):
+        raise UserError(
+            f"--workdir={folder}: submitit puts numbers of jobs in the place of {tag[0]}; choose a path without it"
+        )
     runtime = launch.runtime()
     if runtime.company:
         raise UserError(f"--launcher={place}: a job is one process; leave it out, or --processes")

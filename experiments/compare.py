@@ -217,7 +217,7 @@ def compare(
 
 def main() -> None:
     base, where, texts = settings.read(), _WORKDIR.value, _OPTIMIZER.value
-    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value, where)
     pairs, seeds, experiment, against, prefixes = (
         *(_PAIR.value, _SEEDS.value, _CLAIMS.value, _AGAINST.value),
         tuple(_PREFIX_OF.value or ()),

@@ -428,7 +428,7 @@ def read_curves(paths: Sequence[str]) -> study.Study:
 
 def main() -> None:
     base, where, paths = settings.read(), _WORKDIR.value, _CURVES.value
-    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value, where)
     above = {
         "optimizer": tuple(_OPTIMIZER.value),
         "problem": tuple(_PROBLEM.value),

@@ -177,7 +177,7 @@ def run(
 def main() -> None:
     given, texts, rates = settings.read(), tuple(_OPTIMIZER.value), lanes.parse_rates(_LEARNING_RATES.value)
     record_rates, where, chunk = ",".join(_LEARNING_RATES.value), _WORKDIR.value, _CHUNK.value
-    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value)
+    launcher = cluster.read(_LAUNCHER.value, _JOBS.value, _SBATCH.value, where)
     conduct, cache = launch.conduct(), Cache(launch.devices())
     given = dataclasses.replace(given, parametrization=given.parametrization or "pixels")
     specs = {label: parse_optimizer(text, given) for label, text in records.labels(texts).items()}

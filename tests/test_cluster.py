@@ -191,7 +191,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(asked, named, monkeypatch):
     monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=named) as error:
-        cluster.read(*asked)
+        cluster.read(*asked, None)
     assert "\n" not in str(error.value)
 
 
@@ -200,26 +200,34 @@ def test_an_option_of_sbatch_is_a_name_and_a_value_that_is_free(text, named, mon
     monkeypatch.setattr(cluster.shutil, "which", lambda name: name)
     monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
     with pytest.raises(UserError, match=named):
-        cluster.read("slurm", None, [text])
+        cluster.read("slurm", None, [text], None)
+
+
+@pytest.mark.parametrize("name", ["100%advent", "%j"])
+def test_a_folder_is_refused_whose_name_submitit_would_change(name, monkeypatch):
+    monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
+    with pytest.raises(UserError, match=f"--workdir=.*{name}/run: submitit puts"):
+        cluster.read("local", None, None, f"runs/{name}/run")
+    assert cluster.read("local", None, None, "runs/50% blur")
 
 
 def test_a_job_takes_one_device(monkeypatch):
     monkeypatch.setattr(launch, "runtime", lambda: RUNTIME._replace(devices=2))
     with pytest.raises(UserError, match="--devices=2: a job of --launcher takes one"):
-        cluster.read("local", None, None)
+        cluster.read("local", None, None, None)
 
 
 def test_jobs_of_this_machine_are_refused_where_jax_has_a_gpu(monkeypatch):
     monkeypatch.setattr(launch, "runtime", lambda: RUNTIME)
     monkeypatch.setattr(launch, "started", lambda: [types.SimpleNamespace(platform="gpu")])
     with pytest.raises(UserError, match="JAX_PLATFORMS=cpu"):
-        cluster.read("local", None, None)
+        cluster.read("local", None, None, None)
 
 
 def test_without_submitit_it_is_told_what_brings_it(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"jaxstyle\[cluster\]"):
-        cluster.read("local", None, None)
+        cluster.read("local", None, None, None)
 
 
 @pytest.mark.parametrize(("jobs", "each"), [(None, [1, 1, 1, 1, 1]), (1, [5]), (2, [2, 2]), (5, [1] * 5)])
