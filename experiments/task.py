@@ -132,30 +132,35 @@ def result_shape(settings: Settings) -> tuple[int, int]:
     return height, width
 
 
+class Material(NamedTuple):
+    """What a task is posed of: its settings, nothing left open, and what they name, read.
+
+    `given` are the pictures at each scale, `begun_from` the start picture, if it is from a file.
+    """
+
+    settings: Settings
+    form: objective.Form
+    weighting: recipes.Weighting
+    given: Sequence[inputs.Pictures]
+    start: jax.Array
+    begun_from: Sequence[inputs.Source]
+    masks: regions.Found | None
+    sha256: str
+
+    @property
+    def deepest(self) -> str:
+        """The last layer that is evaluated."""
+        return max(*self.weighting.content, *self.weighting.style)
+
+
 def pose(settings: Settings, cache: Cache) -> Task:
     """Reads what the settings name. A problem is posed when it is asked for.
 
     Raises:
       UserError: a file or a flag cannot be used.
     """
-    form = read_form(settings)
-    settings = inputs.with_schedule(settings)
-    network = load(settings, cache)
-    recipe = inputs.read_recipe(settings, tuple(network.network.convolutions))
-    deepest = max([*recipe.content_layers, *recipe.style_layers])
-    names = [name for name in network.network.convolutions if name <= deepest]
-    shape = result_shape(settings)
-    settings = room.with_strips(settings, form, names, shape, len(cache.devices))
-    form = form._replace(strips=settings.strips, remat=settings.remat)
-    room.check_memory(settings, form, names, shape)
-    found = regions.find(settings, network.network, cache)
-    given = [inputs.read_pictures(settings, size, regions.pairs(found)) for size in inputs.sizes(settings)]
-    for each in given:
-        check_sides(settings, each, deepest)
-    begin, begun_from = inputs.read_start(settings, given[0])
-    shapes = [each.photo.shape for each in given]
-    weighting = inputs.weighting(recipe, shapes[-1])
-    settings = inputs.with_recipe(settings, recipe, shapes[-1])
+    read = _read(settings, cache)
+    settings, given = read.settings, read.given
     photos = {each.photo.shape: each.photo for each in given}
     palette = [(each.picture, each.share) for each in given[-1].styles]
 
@@ -163,39 +168,49 @@ def pose(settings: Settings, cache: Cache) -> Task:
     def finish(shape: tuple[int, int, int]) -> color.Finish:
         return color.PRESERVE[settings.preserve_color].finish(photos[shape], palette)
 
-    def chosen(
-        number: int, image: np.ndarray, regions: Sequence[objective.Region]
-    ) -> Sequence[Mapping[str, Any]]:
-        """`objective.choices` of photo and image at a scale, compiled once for each size."""
-        if form.style.choose is None:
-            return ()
-        direct = prepare(settings, cache, deepest, once=True)
-        picture = objective.mixture(form, given[number].content, image)
-        arguments = direct, picture, [region._replace(choices={}) for region in regions]
-        return cache.evaluate(_choose, (form, tuple(weighting.style)), picture.shape, *arguments)
-
-    @functools.cache
-    def problem(number: int) -> objective.Problem:
-        area = np.prod(shapes[-1]) / np.prod(shapes[number])
-        posed = _pose_scale(settings, cache, form, given[number], weighting, np.float32(area))
-        image = np.asarray(begin) if begun_from and not number else given[number].content
-        return objective.taking(posed, chosen(number, image, posed.regions))
-
+    problem = functools.cache(functools.partial(_pose_scale, read, cache))
     return Task(
         settings=settings,
-        form=form,
-        shapes=shapes,
+        form=read.form,
+        shapes=[each.photo.shape for each in given],
         problem=problem,
-        choices=lambda number, image: chosen(number, image, problem(number).regions),
-        start=begin,
+        choices=lambda number, image: _choices(read, cache, number, image, problem(number).regions),
+        start=read.start,
         finish=lambda image: finish(image.shape)(image),
         facts={
-            "pictures": describe([*given[-1].sources, *begun_from]),
-            "weights": {"name": settings.weights, "sha256": network.sha256},
+            "pictures": describe([*given[-1].sources, *read.begun_from]),
+            "weights": {"name": settings.weights, "sha256": read.sha256},
             "seed": settings.seed,
         },
-        masks=found,
+        masks=read.masks,
     )
+
+
+def _read(settings: Settings, cache: Cache) -> Material:
+    """Reads what the settings name, and settles what they leave to defaults.
+
+    Raises:
+      UserError: a file or a flag cannot be used.
+    """
+    form = read_form(settings)
+    settings = inputs.with_schedule(settings)
+    loaded = load(settings, cache)
+    network = loaded.network
+    recipe = inputs.read_recipe(settings, tuple(network.convolutions))
+    deepest = max([*recipe.content_layers, *recipe.style_layers])
+    names = [name for name in network.convolutions if name <= deepest]
+    shape = result_shape(settings)
+    settings = room.with_strips(settings, form, names, shape, len(cache.devices))
+    form = form._replace(strips=settings.strips, remat=settings.remat)
+    room.check_memory(settings, form, names, shape)
+    masks = regions.find(settings, network, cache)
+    given = [inputs.read_pictures(settings, size, regions.pairs(masks)) for size in inputs.sizes(settings)]
+    for each in given:
+        check_sides(settings, each, deepest)
+    begin, begun_from = inputs.read_start(settings, given[0])
+    weighting = inputs.weighting(recipe, given[-1].photo.shape)
+    settings = inputs.with_recipe(settings, recipe, given[-1].photo.shape)
+    return Material(settings, form, weighting, given, begin, begun_from, masks, loaded.sha256)
 
 
 def beginning_at(pixels: int, posed: Task, cache: Cache) -> Task:
@@ -223,26 +238,33 @@ def describe(sources: Sequence[inputs.Source]) -> dict[str, Any]:
     return found
 
 
-def _pose_scale(
-    settings: Settings,
-    cache: Cache,
-    form: objective.Form,
-    given: inputs.Pictures,
-    weighting: recipes.Weighting,
-    more: np.float32,
-) -> objective.Problem:
-    """The problem at one scale. What is summed over positions weighs `more`, so that it does so at every scale."""
-    deepest = max(*weighting.content, *weighting.style)
-    direct = prepare(settings, cache, deepest, once=True)
-    arguments = direct, given.content, [], weighting, given.content_mask
+def _pose_scale(read: Material, cache: Cache, number: int) -> objective.Problem:
+    """The problem at one scale. What is summed over positions has a factor, so that it weighs as much at all."""
+    settings, form, given = read.settings, read.form, read.given[number]
+    more = np.float32(np.prod(read.given[-1].photo.shape) / np.prod(given.photo.shape))
+    direct = prepare(settings, cache, read.deepest, once=True)
+    arguments = direct, given.content, [], read.weighting, given.content_mask
     posed = cache.evaluate(_pose, (form,), given.content.shape, *arguments)
-    regions = _regions(settings, cache, form, tuple(weighting.style), given.styles)
-    return posed._replace(
-        network=prepare(settings, cache, deepest),
+    posed = posed._replace(
+        network=prepare(settings, cache, read.deepest),
         content_weights={name: more * np.asarray(each) for name, each in posed.content_weights.items()},
-        regions=regions,
+        regions=_regions(settings, cache, form, tuple(read.weighting.style), given.styles),
         tv_weight=more * np.asarray(posed.tv_weight),
     )
+    image = np.asarray(read.start) if read.begun_from and not number else given.content
+    return objective.taking(posed, _choices(read, cache, number, image, posed.regions))
+
+
+def _choices(
+    read: Material, cache: Cache, number: int, image: np.ndarray, regions: Sequence[objective.Region]
+) -> Sequence[Mapping[str, Any]]:
+    """`objective.choices` of photo and image at a scale, compiled once for each size."""
+    if read.form.style.choose is None:
+        return ()
+    direct = prepare(read.settings, cache, read.deepest, once=True)
+    picture = objective.mixture(read.form, read.given[number].content, image)
+    arguments = direct, picture, [region._replace(choices={}) for region in regions]
+    return cache.evaluate(_choose, (read.form, tuple(read.weighting.style)), picture.shape, *arguments)
 
 
 def _regions(
