@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import jax
@@ -265,10 +266,20 @@ def run_torch(python: str, *arguments: str) -> str:
 
 
 def alone(function: Callable, *arguments: Any) -> Any:
-    """The value of a call made in a process of its own, which ends when this one does, however that ends."""
+    """The value of a call made in a process of its own, which ends when this one does, however that ends.
+
+    Raises:
+      UserError: it was killed.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=_begin) as pool:
-        return pool.submit(function, *arguments).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "--sizes: what measured a row was killed, as systems do where memory is short; smaller ones, "
+                "--strips or --remat need less"
+            ) from error
 
 
 def _begin() -> None:

@@ -136,8 +136,8 @@ def _read(path: pathlib.Path, devices: Sequence[jax.Device]) -> jax.stages.Compi
             program, inside, outside, devices[0].client, execution_devices=devices
         )
     except Exception as error:  # XLA and pickle raise what they like
-        path.unlink(missing_ok=True)
         _warn("reading", path, error)
+        _remove(path)
         return None
 
 
@@ -189,4 +189,9 @@ def watch(folder: str) -> None:
 def remove(folder: str, program: str) -> None:
     """Deletes what is there of a program, for all shapes: JAX does not tell which of them it met."""
     for path in pathlib.Path(folder).glob(f"{program}-*"):
-        path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # it is gone, or in a folder that others fill: then it is met again
+        path.unlink()

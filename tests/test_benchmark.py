@@ -10,6 +10,9 @@ import time
 import narrow
 import pytest
 
+from experiments import benchmark
+from jaxstyle.errors import UserError
+
 
 def rows(*flags):
     done = narrow.run("experiments.benchmark", "--sizes=32", "--repeats=1", *flags, check=True)
@@ -61,6 +64,11 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
 )
 def test_bad_flags_are_refused_in_one_line(flag, words):
     assert words in narrow.refused("experiments.benchmark", *flag.split())
+
+
+def test_a_row_whose_process_is_killed_is_told_in_one_line():
+    with pytest.raises(UserError, match="--sizes: what measured a row was killed"):
+        benchmark.alone(os._exit, 1)
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="needs a list of processes")

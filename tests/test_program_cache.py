@@ -3,6 +3,7 @@ again and kept whole."""
 
 import functools
 import itertools
+import pathlib
 import warnings
 
 import jax
@@ -114,6 +115,21 @@ def test_a_program_that_was_damaged_is_told_compiled_again_and_kept_whole(folder
     assert whole(folder) == [kept]
     factor("a", traced)
     assert len(traced) == 2
+
+
+def test_a_damaged_program_that_cannot_be_deleted_stops_nothing(folder, monkeypatch):
+    factor("a", [])
+    (kept,) = whole(folder)
+    kept.write_bytes(b"")
+    forget(folder)
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    traced = []
+    factor("a", traced)
+    assert traced
 
 
 def test_what_has_no_words_is_traced_each_time(folder):
