@@ -171,6 +171,7 @@ def compare(
     Drawing it is not to take more than 2.5 % of the time, be the arms ever so many and short.
     """
     directory, jobs = comparison.directory, {}
+    others = (str(pathlib.Path(each, "arms")) for each in (comparison.against, *comparison.prefixes) if each)
     if not conduct.overwrite:
         processes.first(lambda: check_first_pair(directory, comparison.record))
     workdir.begin(
@@ -178,7 +179,7 @@ def compare(
         comparison.record,
         conduct.overwrite,
         changeable=CHANGEABLE,
-        inputs={"pictures": comparison.pictures},
+        inputs={"pictures": {**comparison.pictures, **dict.fromkeys(others)}},
     )
     if not processes.first((directory / "report.html").exists):
         refresh(comparison)

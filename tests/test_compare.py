@@ -148,6 +148,8 @@ def test_a_comparison_of_its_own_picture_overwrites_nothing(comparison):
     picture = comparison / "arms/lbfgs/image.png"
     flags = (*narrow.FEW, "--size=32", "--steps=2", f"--content={picture}", f"--workdir={comparison}")
     assert str(picture) in narrow.refused("experiments.compare", *flags, "--overwrite")
+    again = *narrow.FEW, "--size=32", "--steps=2", f"--prefix_of={comparison}", f"--workdir={comparison}"
+    assert str(comparison / "arms") in narrow.refused("experiments.compare", *again, "--overwrite")
     assert picture.exists()
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import pathlib
+import shutil
 
 import narrow
 import numpy as np
@@ -384,6 +385,10 @@ def test_a_page_of_curves_overwrites_no_run(tmp_path):
     assert done.returncode == 2
     assert "a run of other flags is there" in done.stderr
     assert (tmp_path / "report.html").read_text() == "mine"
+    own = pathlib.Path(shutil.copy(curves, tmp_path / "curves.npz"))
+    given = f"--curves={own}", f"--workdir={tmp_path}", "--overwrite"
+    assert f"--overwrite: would delete {str(own)!r}" in narrow.refused("experiments.study", *given)
+    assert own.exists()
 
 
 def noise(path, seed):
