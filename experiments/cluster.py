@@ -125,15 +125,21 @@ def read(
             )
     elif not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError("--launcher=slurm: no sbatch and srun on PATH; run where SLURM is, or take local")
-    options = {}
-    for text in sbatch or ():
-        name, equals, value = text.lstrip("-").partition("=")
-        if not (name and equals and value):
-            raise UserError(f"--sbatch={text}: is not NAME=VALUE, as in partition=gpu")
-        if name in ("array", "output", "error", "open-mode", "signal"):
-            raise UserError(f"--sbatch={text}: {name} is decided by the launcher; leave it out")
-        options[name] = value
-    return Launcher(place, jobs, options, runtime)
+    return Launcher(place, jobs, dict(map(_option, sbatch or ())), runtime)
+
+
+def _option(text: str) -> tuple[str, str]:
+    """An option of sbatch and its value.
+
+    Raises:
+      UserError: the text is none, or the option is not free.
+    """
+    name, equals, value = text.lstrip("-").partition("=")
+    if not (name and equals and value):
+        raise UserError(f"--sbatch={text}: is not NAME=VALUE, as in partition=gpu")
+    if name in ("array", "output", "error", "open-mode", "signal"):
+        raise UserError(f"--sbatch={text}: {name} is decided by the launcher; leave it out")
+    return name, value
 
 
 class Job(NamedTuple):
@@ -217,17 +223,13 @@ def run(
         tqdm(total=len(waiting), unit="job", desc=directory.name, disable=None) as bar,
     ):
         try:
-            while (waiting or running) and not signals:
-                running |= queue.start(waiting)
-                for name in [name for name, job in running.items() if queue.over(job)]:
-                    job = running.pop(name)
-                    if problem := _problem(job):
-                        failed.append(name)
-                        tqdm.write(f"{name}: {problem}; its log: {job.paths.stdout}", sys.stderr)
-                    else:
-                        ended(name)
-                    bar.update()
-                time.sleep(LOOK)
+            for name, job in _until_over(queue, waiting, running, signals):
+                if problem := _problem(job):
+                    failed.append(name)
+                    tqdm.write(f"{name}: {problem}; its log: {job.paths.stdout}", sys.stderr)
+                else:
+                    ended(name)
+                bar.update()
         finally:
             if running:
                 tqdm.write(f"stopping {len(running)} of {len(functions)} jobs", sys.stderr)
@@ -243,6 +245,17 @@ def run(
         f"{len(failed)} of {len(functions)} jobs failed ({', '.join(failed)}), whose logs are in {folder}; "
         "the same command tries them again"
     )
+
+
+def _until_over(
+    queue: Any, waiting: dict[str, Job], running: dict[str, Any], signals: Sequence[int]
+) -> Iterator[tuple[str, Any]]:
+    """Starts what waits when there is room, and gives what runs as it is over, until all is or a signal came."""
+    while (waiting or running) and not signals:
+        running |= queue.start(waiting)
+        for name in [name for name, job in running.items() if queue.over(job)]:
+            yield name, running.pop(name)
+        time.sleep(LOOK)
 
 
 def _problem(job: Any) -> str | None:

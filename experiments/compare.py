@@ -163,6 +163,22 @@ def check_first_pair(directory: pathlib.Path, record: str) -> None:
         )
 
 
+def begin(comparison: Comparison, overwrite: bool) -> None:
+    """Begins a comparison, or goes on, in a directory that is claimed; from then on it has a report.
+
+    Raises:
+      UserError: see `check_first_pair` and `workdir.begin`.
+    """
+    directory, record = comparison.directory, comparison.record
+    others = (str(pathlib.Path(each, "arms")) for each in (comparison.against, *comparison.prefixes) if each)
+    made_of = {"pictures": {**comparison.pictures, **dict.fromkeys(others)}}
+    if not overwrite:
+        processes.first(lambda: check_first_pair(directory, record))
+    workdir.begin(directory, record, overwrite, changeable=CHANGEABLE, inputs=made_of)
+    if not processes.first((directory / "report.html").exists):
+        refresh(comparison)
+
+
 def compare(
     comparison: Comparison, cache: Cache, conduct: launch.Conduct, launcher: cluster.Launcher | None
 ) -> None:
@@ -170,19 +186,8 @@ def compare(
 
     Drawing it is not to take more than 2.5 % of the time, be the arms ever so many and short.
     """
+    begin(comparison, conduct.overwrite)
     directory, jobs = comparison.directory, {}
-    others = (str(pathlib.Path(each, "arms")) for each in (comparison.against, *comparison.prefixes) if each)
-    if not conduct.overwrite:
-        processes.first(lambda: check_first_pair(directory, comparison.record))
-    workdir.begin(
-        directory,
-        comparison.record,
-        conduct.overwrite,
-        changeable=CHANGEABLE,
-        inputs={"pictures": {**comparison.pictures, **dict.fromkeys(others)}},
-    )
-    if not processes.first((directory / "report.html").exists):
-        refresh(comparison)
     pace, fresh = clocks.Pace(1.0), False
 
     def ended(name: str) -> None:
