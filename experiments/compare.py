@@ -247,14 +247,17 @@ def main() -> None:
     above = {"optimizer": tuple(texts), "seeds": seeds, "claims": experiment, "against": against}
     record = settings.record(base, **above, **given, prefix_of=prefixes)
     name = experiment or f"compare-{'-'.join(pairs) if pairs else inputs.run_name(base)}"
-    directory = launch.find_workdir(where, name, record, CHANGEABLE)
     tell_left_out(left_out)
     tell_missing([("against", against), *(("prefix_of", each) for each in prefixes)])
-    with workdir.claimed(directory):
-        found_pictures = {path: each for one in posed for path, each in one.facts["pictures"].items()}
-        asked = Comparison(directory, found, specs, experiment, against, prefixes, record, found_pictures)
-        compare(asked, cache, conduct, launcher)
-    print(f"report: {directory / 'report.html'}")
+    pictures = {path: each for one in posed for path, each in one.facts["pictures"].items()}
+
+    def work(directory: pathlib.Path) -> None:
+        asked = Comparison(directory, found, specs, experiment, against, prefixes, record, pictures)
+        with workdir.claimed(directory):
+            compare(asked, cache, conduct, launcher)
+        print(f"report: {directory / 'report.html'}")
+
+    launch.in_workdir(where, name, record, CHANGEABLE, work)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -95,6 +96,32 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
 def find_workdir(where: str | None, name: str, record: str, changeable: Collection[str]) -> pathlib.Path:
     """--workdir as it is given, or else the folder of this name: see `workdir.find`."""
     return workdir.find(RUNS, name, record, changeable) if where is None else pathlib.Path(where)
+
+
+def in_workdir(
+    where: str | None,
+    name: str,
+    record: str,
+    changeable: Collection[str],
+    work: Callable[[pathlib.Path], None],
+) -> None:
+    """Has work claim what `find_workdir` finds. Of commands that found one folder at once, the others look again.
+
+    Raises:
+      UserError: what work raises; of a folder that is held, where it is --workdir or of the same record.
+    """
+    while True:
+        directory = find_workdir(where, name, record, changeable)
+        try:
+            work(directory)
+            return
+        except workdir.HeldError:
+            if where is not None:
+                raise
+            time.sleep(0.1)  # until the other, which took it meanwhile, has recorded what it makes
+            begun = processes.first((directory / "run.flags").is_file)
+            if begun and find_workdir(where, name, record, changeable) == directory:
+                raise
 
 
 class Company(NamedTuple):

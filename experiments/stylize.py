@@ -164,19 +164,10 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
         make(given, spec, directory, request, cache)
         return
     record = settings.record(task.pose(given, cache).settings)
-
-    def find() -> pathlib.Path:
-        return workdir.find(launch.RUNS, inputs.run_name(given), record, room.chosen(given))
-
-    while True:
-        directory = find()
-        try:
-            make(given, spec, directory, request, cache)
-            return
-        except workdir.HeldError:
-            time.sleep(0.1)  # until the other, which took it meanwhile, has recorded what it makes
-            if processes.first((directory / "run.flags").is_file) and find() == directory:
-                raise
+    launch.in_workdir(
+        *(None, inputs.run_name(given), record, room.chosen(given)),
+        lambda directory: make(given, spec, directory, request, cache),
+    )
 
 
 def make(

@@ -199,18 +199,21 @@ def main() -> None:
     rows = mesh.grid(cache.devices, lanes.at_once(rates, chunk)).shape["rows"]
     programs.check_strips(posed, rows)
     name = f"sweep-{inputs.run_name(given)}"
-    directory = launch.find_workdir(where, name, record, room.chosen(given))
-    if not conduct.overwrite and (begun := room.as_begun(given, directory)) != given:
-        posed, record = pose(begun)
-    with workdir.claimed(directory):
-        workdir.begin(directory, record, conduct.overwrite, inputs=posed.facts)
-        regions.write(posed.masks, directory)
-        ended = all(lanes.read(directory / "parts" / label, rates) is not None for label in specs)
-        # What runs nothing says nothing new of what it was run on.
-        before = journal.find_manifest(directory) if ended else None
-        with journal.told(directory, before or describe(directory, posed, len(cache.devices))):
-            run(directory, posed, specs, rates, chunk, cache, conduct, launcher)
-    print(f"figure: {directory / 'sensitivity.png'}")
+
+    def work(directory: pathlib.Path) -> None:
+        begun = given if conduct.overwrite else room.as_begun(given, directory)
+        own, text = (posed, record) if begun == given else pose(begun)
+        with workdir.claimed(directory):
+            workdir.begin(directory, text, conduct.overwrite, inputs=own.facts)
+            regions.write(own.masks, directory)
+            ended = all(lanes.read(directory / "parts" / label, rates) is not None for label in specs)
+            # What runs nothing says nothing new of what it was run on.
+            before = journal.find_manifest(directory) if ended else None
+            with journal.told(directory, before or describe(directory, own, len(cache.devices))):
+                run(directory, own, specs, rates, chunk, cache, conduct, launcher)
+        print(f"figure: {directory / 'sensitivity.png'}")
+
+    launch.in_workdir(where, name, record, room.chosen(given), work)
 
 
 if __name__ == "__main__":

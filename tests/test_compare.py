@@ -165,6 +165,14 @@ def test_pairs_that_pictures_of_a_flagfile_take_the_place_of_are_told(study, tmp
     assert start(*flags, f"--workdir={tmp_path / 'run'}").stderr == ""
 
 
+def test_a_folder_that_another_command_has_just_taken_is_looked_at_again(tmp_path):
+    there = tmp_path / "runs/compare-portrait-night"
+    flags = "--size=32", "--steps=1", "--optimizer=adam", *narrow.FEW
+    with narrow.holding(there, 4):  # and has not yet recorded what it makes
+        done = start(*flags, cwd=tmp_path)
+    assert done.stdout.endswith(f"report: {there.relative_to(tmp_path)}/report.html\n"), done.stderr
+
+
 def test_an_interrupted_comparison_goes_on_at_its_arm_and_ends_as_stylize_does(study, tmp_path):
     flags = (
         *(f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}", "--size=32"),
