@@ -438,7 +438,8 @@ def main() -> None:
         "test_pairs": _TEST_PAIRS.value,
     }
     for name, instead in OWN.items():
-        if settings.given(name):
+        # The record of a study has some, by their defaults, and makes it again as a flagfile.
+        if settings.given(name) and getattr(base, name) != getattr(Settings(), name):
             raise UserError(f"--{name}: a study has its own, by {instead}")
     conduct, cache = launch.conduct(), Cache(launch.devices())
     if paths and launcher:

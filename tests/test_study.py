@@ -331,6 +331,10 @@ def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "dog" in (ran / "tables.md").read_text()
+    again = f"--flagfile={ran / 'run.flags'}", f"--workdir={ran}"
+    done = narrow.run("experiments.study", *again, JAXSTYLE_PICTURES="")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     other = narrow.run("experiments.study", *FLAGS, "--seed=1", f"--workdir={ran}")
     assert other.returncode == 2
     assert "differ in seed" in other.stderr
