@@ -266,7 +266,9 @@ def run(main: Callable[[], None], several: bool = False) -> None:
     """
     sys.stdout = _unbroken(sys.stdout, "standard output")
     sys.stderr = _unbroken(sys.stderr, None)  # nowhere else is left to tell of it
-    app.run(functools.partial(_guarded, main, several), flags_parser=_parse)
+    # absl calls the module that was started by how it was.
+    command = sys.argv[0] if main.__module__ == "__main__" else main.__module__
+    app.run(functools.partial(_guarded, main, several), flags_parser=functools.partial(_parse, command))
 
 
 class _Pipe(io.FileIO):
@@ -315,7 +317,7 @@ def _help() -> str:
     return usage.text(about, flags.FLAGS.get_key_flags_for_module(sys.argv[0]))
 
 
-def _parse(arguments: Sequence[str]) -> Sequence[str]:
+def _parse(command: str, arguments: Sequence[str]) -> Sequence[str]:
     try:
         if {"--help", "--helpshort", "-help", "-helpshort", "-?", "-h"} & set(arguments[1:]):
             print(_help(), end="", flush=True)
@@ -323,7 +325,7 @@ def _parse(arguments: Sequence[str]) -> Sequence[str]:
         rest = flags.FLAGS(_expanded(arguments))
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-        _check_flags()
+        _check_flags(command)
     except UnicodeDecodeError as error:
         _fail(
             UserError(
@@ -399,15 +401,15 @@ def _repeatable(name: str) -> bool:
     return name in flags.FLAGS and isinstance(flags.FLAGS[name], flags.MultiFlag)
 
 
-def _check_flags() -> None:
+def _check_flags(command: str) -> None:
     """Refuses flags of other commands, and what is no single line where it is no path.
 
     Raises:
       UserError: one was given.
     """
-    heeded = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}.union(_OF_EACH)
+    heeded = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(command)}.union(_OF_EACH)
     for module, known in flags.FLAGS.flags_by_module_dict().items():
-        for flag in known if module == sys.argv[0] or module.startswith(__package__) else ():
+        for flag in known if module == command or module.startswith(__package__) else ():
             if flag.present and flag.name not in heeded:
                 raise UserError(
                     f"--{flag.name}: is no flag of this command; --helpshort lists those that are"

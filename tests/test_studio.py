@@ -300,7 +300,7 @@ def test_no_more_wait_than_may(queue, monkeypatch):
 def test_a_dry_run_that_dies_without_a_word_is_told_to_have_said_nothing():
     silent = jobs.Job("", "timeit", ("-n1", "import os; os._exit(1)"))
     with pytest.raises(UserError, match="it said nothing"):
-        jobs.Estimates().make([silent])
+        jobs.Estimates(os.environ).make([silent])
 
 
 def test_a_run_that_cannot_be_started_has_failed_and_the_next_begins(queue, monkeypatch):
