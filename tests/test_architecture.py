@@ -125,3 +125,13 @@ def test_commands_keep_nothing_between_calls(path):
             empty = isinstance(value, ast.Dict | ast.List | ast.Set) and not ast.unparse(value).strip("{}[]")
             empty |= value is not None and ast.unparse(value) in {"dict()", "list()", "set()"}
             assert not empty, f"{names} is a store"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_needs_scrolling(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            first, *_ = node.body
+            told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+            lines = node.end_lineno - node.lineno + 1 - told
+            assert lines <= 50, f"{node.name} has {lines} lines besides its docstring"
