@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from jax.extend.core import jaxprs_in_params
 
 from jaxstyle.losses import base, cross, hypercolumns, mrf, nearest, sliced, wasserstein
 from jaxstyle.losses.style import STYLE_LOSSES
@@ -593,3 +594,22 @@ def test_vmapped_bures_distances_of_several_layers_end_and_are_those_of_single_o
         np.testing.assert_allclose(totals[lane], alone, rtol=1e-6)
         for found, expected in zip(gradients, slopes, strict=True):
             np.testing.assert_allclose(found[lane], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def products(jaxpr):
+    """The precisions of all products in a program, whatever it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*STYLE_LOSSES} - {"mrf", "nearest", "split"})
+)  # their products only choose
+def test_products_of_statistics_have_all_bits_on_a_gpu_too(name):
+    pictures = [jnp.float32(each) for each in (IMAGE, STYLE, GUIDE)]
+    found = [*products(jax.make_jaxpr(both, static_argnums=0)(name, *pictures).jaxpr)]
+    assert found
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}

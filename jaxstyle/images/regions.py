@@ -90,8 +90,10 @@ def _k_means(points: Points, count: int, key: Key[Array, ""]) -> Points:
 
 def _squares(points: Points, centres: Points) -> Float[Array, "points centres"]:
     """Squared distances."""
-    squares = jnp.sum(points**2, 1)[:, None] - 2 * points @ centres.T + jnp.sum(centres**2, 1)[None]
-    return jnp.maximum(squares, 0)
+    products = jnp.matmul(
+        2 * points, centres.T, precision="highest"
+    )  # a GPU would round them, and much cancels
+    return jnp.maximum(jnp.sum(points**2, 1)[:, None] - products + jnp.sum(centres**2, 1)[None], 0)
 
 
 def masks(labels: Labels, count: int, shape: Sequence[int]) -> UInt8[np.ndarray, "regions height width"]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxstyle.losses.hypercolumns import directions
-from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat, gatys_content
+from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat, gatys_content, product
 
 #: Positions of a regular grid whose similarities are compared.
 MAX_POSITIONS = 1024
@@ -32,7 +32,7 @@ def self_similarity(features: Features, target: Features, guide: Guide | None = 
 
 def _distances(features: Features) -> Float[Array, "positions positions"]:
     found = directions(flat(features))
-    distances = 1 - found @ found.T
+    distances = 1 - product(found, found.T)
     return distances / (jnp.mean(distances, 0) + 1e-6)[None]
 
 

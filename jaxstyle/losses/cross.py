@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from jaxstyle.losses.base import Groups, StyleLoss, mean_by_share, position_weights
 from jaxstyle.losses.hypercolumns import resized
-from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat
+from jaxstyle.losses.terms import Array, Features, Guide, Scalar, flat, product
 
 CrossGram = Float[Array, "shallow deep"]
 
@@ -18,8 +18,8 @@ def cross_gram(maps: Sequence[Features], guides: Sequence[Guide] | None) -> Cros
     shallow = resized(maps[0], deep.shape[:2])
     if guides is not None:
         shallow = shallow * position_weights(guides[-1])[..., None]
-    product = flat(shallow).T @ flat(deep)
-    return product / (deep.shape[0] * deep.shape[1]) if guides is None else product
+    found = product(flat(shallow).T, flat(deep))
+    return found / (deep.shape[0] * deep.shape[1]) if guides is None else found
 
 
 def cross_layer(maps: Sequence[Features], guides: Sequence[Guide] | None, target: CrossGram) -> Scalar:

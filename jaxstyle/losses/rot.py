@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from jaxstyle.losses import hypercolumns
 from jaxstyle.losses.base import IMAGE, Groups, Key, StyleLoss
 from jaxstyle.losses.hypercolumns import Columns
-from jaxstyle.losses.terms import Features, Gram, Guide, Scalar, flat, gram_matrix
+from jaxstyle.losses.terms import Features, Gram, Guide, Scalar, flat, gram_matrix, product
 
 #: Positions that are drawn from a picture where it has more.
 MAX_POSITIONS = 2048
@@ -112,7 +112,7 @@ def _relaxed(
     Whichever is nearest is constant but where two tie: so the gradient goes through the matches alone.
     """
     rows, columns = jax.lax.stop_gradient((own, others))
-    near = jnp.sum(columns**2, 1)[None] / 2 - rows @ columns.T
+    near = jnp.sum(columns**2, 1)[None] / 2 - product(rows, columns.T)
     there = cost(jnp.sum((own - others[jnp.argmin(near, 1)]) ** 2, 1))
     near = near + jnp.sum(rows**2, 1)[:, None] / 2
     back = cost(jnp.sum((own[jnp.argmin(near, 0)] - others) ** 2, 1))

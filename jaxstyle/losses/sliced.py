@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxstyle.losses.base import Key, StyleLoss, position_weights
-from jaxstyle.losses.terms import Features, Guide, Scalar, flat
+from jaxstyle.losses.terms import Features, Guide, Scalar, flat, product
 
 #: The sliced loss keeps so many quantiles of a direction, or one a position where there are fewer positions.
 MAX_QUANTILES = 2**16
@@ -28,7 +28,7 @@ def slices(features: Features, guide: Guide | None, key: Key) -> Slices:
     channels = features.shape[-1]
     directions = jax.random.normal(key, (channels, channels), jnp.float32).astype(features.dtype)
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    projections = directions @ flat(features).T
+    projections = product(directions, flat(features).T)
     positions = projections.shape[1]
     count = min(positions, MAX_QUANTILES)
     levels = (np.arange(count) + 0.5) / count
@@ -65,7 +65,7 @@ def sliced_wasserstein(features: Features, guide: Guide | None, target: Slices) 
     of positions is compared to interpolated quantiles. At the style itself the loss is 0, but for the levels of
     `_order`, if it has no more positions than `MAX_QUANTILES`; within a soft guide it is only nearly 0 there.
     """
-    projections = target.directions @ flat(features).T
+    projections = product(target.directions, flat(features).T)
     positions, count = projections.shape[1], target.quantiles.shape[1]
     weights = None if guide is None else position_weights(guide).ravel()
 

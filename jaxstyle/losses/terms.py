@@ -5,6 +5,8 @@ comments F are the features of the image that is optimised, P those of the photo
 M = height · width the number of positions.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -15,6 +17,12 @@ Guide = Float[Array, "height width"]
 Gram = Float[Array, "channels channels"]
 Image = Float[Array, "height width 3"]
 Scalar = Float[Array, ""]
+
+
+#: A product of matrices or vectors in all 24 bits of float32. Unasked, a GPU multiplies in 11 (TF32), as it may in
+#: the network's convolutions; but a loss is what is left of statistics' differences: with mean and covariance the
+#: gradient would be off by 2 %.
+product = functools.partial(jnp.matmul, precision="highest")
 
 
 def flat(features: Features) -> Float[Array, "positions channels"]:
@@ -29,7 +37,7 @@ def gram_matrix(features: Features) -> Gram:
     Gatys et al. 2016, equation 3, divided by M, so that pictures of different sizes have comparable statistics.
     """
     rows = flat(features)
-    return rows.T @ rows / len(rows)
+    return product(rows.T, rows) / len(rows)
 
 
 def _gram_forward(features: Features) -> tuple[Gram, Features]:
@@ -39,7 +47,7 @@ def _gram_forward(features: Features) -> tuple[Gram, Features]:
 def _gram_backward(features: Features, gradient: Gram) -> tuple[Features]:
     # FᵀF is symmetric: one product, where transposing the forward pass takes two.
     rows = flat(features)
-    return ((rows @ ((gradient + gradient.T) / len(rows))).reshape(features.shape),)
+    return (product(rows, (gradient + gradient.T) / len(rows)).reshape(features.shape),)
 
 
 gram_matrix.defvjp(_gram_forward, _gram_backward)

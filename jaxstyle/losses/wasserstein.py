@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jaxstyle import machine
 from jaxstyle.losses.base import StyleLoss, mean_by_share, position_weights
 from jaxstyle.losses.gram import guided_gram, weighted_gram
-from jaxstyle.losses.terms import Array, Features, Gram, Guide, Scalar
+from jaxstyle.losses.terms import Array, Features, Gram, Guide, Scalar, product
 
 #: The Wasserstein loss blurs both distributions by noise, whose variance in each direction is this fraction of the
 #: sum of the channels' variances: what float32 can tell from a covariance without full rank. Where it does not make
@@ -63,11 +63,10 @@ def join(parts: Part) -> Gaussian:
     """
     total = jnp.sum(parts.weight)
     shares = parts.weight / jnp.where(total > 0, total, 1)
-    mean = shares @ parts.gaussian.mean
+    mean = product(shares, parts.gaussian.mean)
     moved = parts.gaussian.mean - mean[None]
-    return Gaussian(
-        mean, jnp.tensordot(shares, parts.gaussian.covariance, 1) + (moved * shares[:, None]).T @ moved
-    )
+    within = jnp.tensordot(shares, parts.gaussian.covariance, 1, precision="highest")
+    return Gaussian(mean, within + product((moved * shares[:, None]).T, moved))
 
 
 def distance(found: Gaussian, target: Gaussian) -> Scalar:
@@ -148,8 +147,8 @@ def _bures_forward(first: Gram, second: Gram) -> tuple[Scalar, tuple[Gram, Gram,
     )
     # A factor's norm is √tr, its least singular value √(`BLUR` · tr) or more.
     norms = jnp.sqrt(trace * target_trace)
-    rotation = orthogonal_factor(lower.T @ target / norms)
-    return jnp.sum((lower @ rotation - target) ** 2), (lower, target, rotation, blur)
+    rotation = orthogonal_factor(product(lower.T, target) / norms)
+    return jnp.sum((product(lower, rotation) - target) ** 2), (lower, target, rotation, blur)
 
 
 @_one_by_one
@@ -161,7 +160,9 @@ def _bures_backward(factors: tuple[Gram, Gram, Gram, Scalar], gradient: Scalar) 
 
 def _bures_slope(lower: Gram, target: Gram, rotation: Gram, blur: Scalar) -> Gram:
     # I − T, T = L₁⁻ᵀ Q L₂ᵀ the symmetric matrix of the optimal transport; the blur grows with the trace.
-    slope = jax.scipy.linalg.solve_triangular(lower, (lower - target @ rotation.T).T, trans=1, lower=True)
+    slope = jax.scipy.linalg.solve_triangular(
+        lower, (lower - product(target, rotation.T)).T, trans=1, lower=True
+    )
     return (slope + slope.T) / 2 + blur * jnp.trace(slope) * jnp.eye(len(slope), dtype=slope.dtype)
 
 
@@ -182,7 +183,7 @@ def orthogonal_factor(matrix: Gram) -> Gram:
 def by_decomposition(matrix: Gram) -> Gram:
     """The orthogonal factor, by LAPACK in one thread."""
     left, _, right = jnp.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    return product(left, right)
 
 
 def by_products(matrix: Gram, smallest: float) -> Gram:
@@ -203,7 +204,7 @@ def by_products(matrix: Gram, smallest: float) -> Gram:
         bound = min(bound, top)
 
     def improve(x: Gram, scale: Scalar) -> tuple[Gram, None]:
-        return scale * (1.5 * x - 0.5 * scale**2 * (x @ (x.T @ x))), None
+        return scale * (1.5 * x - 0.5 * scale**2 * product(x, product(x.T, x))), None
 
     return jax.lax.scan(improve, matrix, jnp.array(scales, matrix.dtype))[0]
 

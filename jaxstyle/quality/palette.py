@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxstyle.losses import base, objective
-from jaxstyle.losses.terms import Image, Scalar
+from jaxstyle.losses.terms import Image, Scalar, product
 
 #: Directions in which palettes are compared, and levels of their quantiles.
 DIRECTIONS, LEVELS = 64, 256
@@ -48,7 +48,9 @@ def palette_distance(result: Image, styles: Sequence[objective.Style]) -> Scalar
         """Of the projections of several images' colours, each with a guide and a share."""
         colours = jnp.concatenate([lab(image).reshape(-1, 3) for image, _, _ in images])
         weights = jnp.concatenate([share * _position_weights(image, guide) for image, guide, share in images])
-        return jax.lax.map(lambda direction: _quantiles(colours @ direction, weights), _sphere(DIRECTIONS))
+        return jax.lax.map(
+            lambda direction: _quantiles(product(colours, direction), weights), _sphere(DIRECTIONS)
+        )
 
     def distance(group: Sequence[objective.Style]) -> Scalar:
         own = quantiles([(result, group[0].content_mask, 1.0)])

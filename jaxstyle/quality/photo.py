@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxstyle.losses.terms import Features, Image, Scalar
+from jaxstyle.losses.terms import Features, Image, Scalar, product
 from jaxstyle.network import vgg
 
 #: Layers that are compared, the last of each block.
@@ -79,5 +79,5 @@ def _hypercolumns(maps: Mapping[str, Features]) -> Float[Array, "positions chann
 def _similarities(features: Float[Array, "positions channels"]) -> Float[Array, "positions positions"]:
     """Cosine distances of all pairs, over the sum of their column."""
     unit = features / (jnp.linalg.norm(features, axis=1, keepdims=True) + 1e-10)
-    distances = jnp.maximum(1 - unit @ unit.T, 0)
+    distances = jnp.maximum(1 - product(unit, unit.T), 0)
     return distances / (jnp.sum(distances, 0, keepdims=True) + 1e-10)

@@ -13,7 +13,7 @@ from jax import Array
 from jaxstyle.losses import objective, wasserstein
 from jaxstyle.losses.base import StyleLoss
 from jaxstyle.losses.style import STYLE_LOSSES
-from jaxstyle.losses.terms import Image, Scalar
+from jaxstyle.losses.terms import Image, Scalar, product
 from jaxstyle.losses.wasserstein import Gaussian
 from jaxstyle.network import vgg
 
@@ -82,8 +82,9 @@ def kullback_leibler(own: Gaussian, target: Gaussian) -> Scalar:
     kept = jnp.cumsum(values) - values < VARIANCE * jnp.sum(values)
     # Whitened by the target; what is not kept is as the target has it, and gives nothing.
     white = vectors / jnp.sqrt(values)[None]
-    covariance = jnp.where(kept[None] & kept[:, None], white.T @ own.covariance @ white, jnp.diag(~kept))
-    moved = jnp.where(kept, (own.mean - target.mean) @ white, 0)
+    covariance = product(product(white.T, own.covariance), white)
+    covariance = jnp.where(kept[None] & kept[:, None], covariance, jnp.diag(~kept))
+    moved = jnp.where(kept, product(own.mean - target.mean, white), 0)
     spread = jnp.maximum(jnp.linalg.eigvalsh((covariance + covariance.T) / 2), wasserstein.BLUR)
     return jnp.sum(spread - 1 - jnp.log(spread)) / 2 + jnp.sum(moved**2) / 2
 
