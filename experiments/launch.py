@@ -450,8 +450,19 @@ def _guarded(main: Callable[[], None], several: bool, _: Sequence[str]) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             _fail(UserError(f"{os.fsdecode(error.filename)!r}: {error.strerror}"))
+        if isinstance(error, jax.errors.JaxRuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED"):
+            _fail(_out_of_memory(error))
         processes.await_verdict(error)
         raise
+
+
+def _out_of_memory(error: Exception) -> UserError:
+    """What a device says that had less memory than it told: others use it as well, or what was freed is in pieces."""
+    first, *_ = str(error).splitlines()
+    return UserError(
+        f"--size: the device has too little memory left ({first}); a smaller picture, --strips or --remat needs "
+        "less, and what else runs on it may hold a part"
+    )
 
 
 def _check_folder() -> None:

@@ -154,7 +154,7 @@ def _keep(path: pathlib.Path, program: jax.stages.Compiled) -> None:
         data = zlib.compress(pickle.dumps(serialize_executable.serialize(program)), 1)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, hashlib.sha256(data).digest() + data)
-    except (OSError, ValueError, NotImplementedError, pickle.PicklingError) as error:
+    except Exception as error:  # XLA and pickle raise what they like, and the program is there
         _warn("writing", path, error)
 
 

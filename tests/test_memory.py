@@ -102,6 +102,29 @@ def test_a_container_without_a_limit_has_what_the_machine_has(tmp_path):
     assert min(memory._free_on_host(tmp_path)) > 2**24  # no /proc/meminfo there either
 
 
+class Card:
+    """A device that is no CPU, and what it tells of its memory."""
+
+    platform = "gpu"
+
+    def __init__(self, stats: dict[str, int] | None):
+        self.memory_stats = lambda: stats
+
+
+@pytest.mark.parametrize(
+    ("told", "free"),
+    [
+        ([{"bytes_in_use": 1, "bytes_limit": 70}, {"bytes_in_use": 1, "bytes_limit": 60}], 60),
+        ([{"bytes_in_use": 1}], sys.maxsize),  # a limit is optional in PJRT
+        ([None], sys.maxsize),
+    ],
+)
+def test_a_device_that_is_no_cpu_has_what_it_tells_and_no_limit_where_it_tells_none(monkeypatch, told, free):
+    cards = [Card(stats) for stats in told]
+    monkeypatch.setattr(jax, "local_devices", lambda: cards)
+    assert memory.available(cards) == free
+
+
 # Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
 FREED = """
 import os, pathlib

@@ -132,6 +132,16 @@ def test_a_damaged_program_that_cannot_be_deleted_stops_nothing(folder, monkeypa
     assert traced
 
 
+def test_a_program_that_xla_cannot_write_is_told_and_stops_nothing(folder, monkeypatch, capfd):
+    def refuse(_):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such executable is serialized")
+
+    monkeypatch.setattr(program_cache.serialize_executable, "serialize", refuse)
+    factor("a", [])
+    assert capfd.readouterr().err.startswith(f"--compilation_cache={folder}: cannot write there; ")
+    assert not whole(folder)
+
+
 def test_what_has_no_words_is_traced_each_time(folder):
     traced = []
     factor(object(), traced)

@@ -875,6 +875,23 @@ def test_a_platform_that_is_not_here_is_told_in_one_line(command, platform, tmp_
     assert told.startswith(f"{command}: JAX_PLATFORMS={platform}: ")
 
 
+def test_a_device_that_has_less_memory_than_it_told_is_told_in_one_line():
+    code = (
+        "import jax, sys\n"
+        "from experiments import launch\n"
+        "def main():\n"
+        "    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\\nBuffers: …')\n"
+        "sys.argv = ['stylize']\n"
+        "launch.run(main)"
+    )
+    told = narrow.refused("-c", code)
+    assert (
+        "--size: the device has too little memory left (RESOURCE_EXHAUSTED: Out of memory allocating 9"
+        in told
+    )
+    assert "Buffers" not in told
+
+
 def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_path):
     path = tmp_path / "run.flags"
     path.write_text("--content=phöto.png\n", encoding="utf-8")

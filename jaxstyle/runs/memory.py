@@ -28,11 +28,12 @@ def available(devices: Iterable[jax.Device] | None = None) -> int:
     """Bytes that this process may still take on each of some devices, its own buffers there included.
 
     Those of a CPU share one memory. By default the device that JAX runs on. Of several processes, the least of any.
+    Where nothing tells, there is no limit. Of a GPU that others use as well, JAX does not tell what they have taken.
     """
     own = jax.local_devices()
     devices = [device for device in devices or own[:1] if device in own]
     if devices[0].platform != "cpu":
-        least = min(device.memory_stats()["bytes_limit"] for device in devices)
+        least = min((device.memory_stats() or {}).get("bytes_limit", sys.maxsize) for device in devices)
     else:
         in_use = sum(array.nbytes for array in jax.live_arrays())
         least = (min(_free_on_host(), default=sys.maxsize) + in_use) // len(devices)
