@@ -684,6 +684,18 @@ def test_the_environment_tells_what_decides_the_bits():
     assert json.loads(json.dumps(found)) == found
 
 
+def test_on_a_gpu_the_libraries_that_compute_there_decide_the_bits_too(monkeypatch, tmp_path):
+    for name, version in (("nvidia_cudnn_cu12", "9.8.0"), ("jax_cuda12_plugin", "0.10.2"), ("other", "1")):
+        record = tmp_path / f"{name}-{version}.dist-info" / "METADATA"
+        record.parent.mkdir()
+        record.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    without, found = journal.environment()["versions"], journal._versions("gpu")
+    more = {name: version for name, version in found.items() if name not in without}
+    assert more.items() >= {("nvidia-cudnn-cu12", "9.8.0"), ("jax-cuda12-plugin", "0.10.2")}
+    assert "other" not in more
+
+
 # --- where a run goes that is given no folder ---------------------------------------------------------------------
 
 

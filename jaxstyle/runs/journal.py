@@ -43,11 +43,15 @@ ENDED = ("finished", "diverged")
 #: What older manifests do not say.
 BEFORE = {"devices": 1, "processes": 1}
 
-#: Variables that change what JAX computes, as the process was given them: a command adds what its flags say.
+#: How the names of packages begin that compute on a GPU: JAX's plugins and their libraries, cuDNN and cuBLAS first.
+OF_GPU = ("jax-cuda", "jax-rocm", "nvidia-")
+
+#: Variables that change what JAX computes, as the process was given them: a command adds what its flags say. NVIDIA's
+#: is for its libraries.
 _SETTINGS = {
     name: value
     for name, value in sorted(os.environ.items())
-    if name.startswith(("JAX_", "XLA_")) and "CACHE" not in name
+    if name.startswith(("JAX_", "XLA_", "NVIDIA_TF32_OVERRIDE")) and "CACHE" not in name
 }
 
 
@@ -116,7 +120,7 @@ def environment(devices: int = 1) -> dict[str, Any]:
     """What decides a run's bits besides its flags and what they name: code, versions, devices, settings."""
     device = jax.devices()[0]
     return {
-        "versions": _versions(),
+        "versions": _versions(device.platform),
         "backend": device.platform,
         "device": device.device_kind,
         "devices": devices,
@@ -169,8 +173,13 @@ def resumed(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> lis
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+def _versions(backend: str) -> dict[str, str]:
+    """Of Python and packages: elsewhere than on a CPU of those that compute there, too, as far as pip has them."""
+    found = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    if backend == "cpu":
+        return found
+    every = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+    return found | {name: every[name] for name in sorted(every) if name.startswith(OF_GPU)}
 
 
 @functools.cache
