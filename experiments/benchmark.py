@@ -5,7 +5,8 @@ python -m experiments.benchmark --sizes=300,600 --vs_torch --torch_python=/path/
 A step is one evaluation of loss and gradient: VGG16 to block5_conv1, style at the first layer of each block, content
 at block4_conv2, random weights, on which its time does not depend. With --remat it is timed without and with it, with
 --strips=N only as the flags say. Each row is measured in a process of its own, so that it has its own peak of
-resident memory. On a shared machine only ratios of medians of one run mean anything.
+memory: of resident memory on a CPU, else of what it holds on the device. On a shared machine only ratios of medians
+of one run mean anything.
 """
 
 import functools
@@ -131,7 +132,10 @@ def timed(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def peak_bytes() -> int:
-    """The peak of this process's resident memory so far."""
+    """The peak so far of what this process holds on its device, or of its resident memory if that tells none."""
+    told = jax.local_devices()[0].memory_stats() or {}  # a CPU tells nothing
+    if "peak_bytes_in_use" in told:
+        return told["peak_bytes_in_use"]
     import resource  # here, as Windows has none
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -4,8 +4,9 @@
 #     bash tests/gpu.sh WORKDIR
 #
 # From a clone, on a machine with a GPU of NVIDIA: a new environment with the extra cuda12, the test suite, pictures of
-# four sizes, the same bits twice, a step in three precisions beside PyTorch's, a vmapped sweep of 64 rates, and what
-# optimizers cost outside evaluations. Some half an hour. A step that fails is told in the table, and the others go on.
+# four sizes, the same bits twice, a step in three precisions, without --deterministic too and beside PyTorch's, a
+# vmapped sweep of 64 rates, and what optimizers cost outside evaluations. Some half an hour. A step that fails is told
+# in the table, and the others go on.
 #
 # SIZES, BENCHMARK_SIZES, RATES and STEPS make it smaller; EXTRA=, TESTS=tests/test_vgg.py and TORCH= (none) try the
 # script itself on a machine without a GPU; PYTHON names an environment that is there.
@@ -45,17 +46,24 @@ note ""
 note "| what | time | outcome | last line |"
 note "|---|---|---|---|"
 read -r -a tests <<<"${TESTS:-}"
-row suite "$python" -m pytest --quiet "${tests[@]}"
+# Several processes at once: none may take most of the card for itself. Without the flags that have a CPU compile fast.
+row suite env XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS= "$python" -m pytest --quiet "${tests[@]}"
 for size in $sizes; do
     row "stylize-$size" "$python" -m experiments.stylize --size="$size" --steps="$steps" --workdir="$workdir/runs/$size"
 done
 first=${sizes%% *}
-row again "$python" -m experiments.stylize --size="$first" --steps="$steps" --workdir="$workdir/runs/again"
+# Compiled anew: what XLA chooses by measuring must not count.
+row again "$python" -m experiments.stylize --size="$first" --steps="$steps" --workdir="$workdir/runs/again" \
+    --compilation_cache=
 row same-bits cmp "$workdir/runs/$first/image.png" "$workdir/runs/again/image.png"
-for precision in tensorfloat32 float32 bfloat16; do
+# By JAX's other names of precisions a GPU multiplies in TF32 as well; bfloat16 is one of --convolutions.
+for precision in tensorfloat32 float32; do
     row "step-$precision" env JAX_DEFAULT_MATMUL_PRECISION="$precision" "$python" -m experiments.benchmark \
-        --sizes="$benchmark_sizes" --convolutions=direct,winograd --optimizers=lbfgs --optimizers=adam
+        --sizes="$benchmark_sizes" --convolutions=direct,winograd,bfloat16 --optimizers=lbfgs --optimizers=adam
 done
+# With --deterministic XLA does not try which algorithm of cuDNN is the fastest, as PyTorch's step has it do.
+row step-nodeterministic "$python" -m experiments.benchmark --nodeterministic --sizes="$benchmark_sizes" \
+    --convolutions=direct,bfloat16
 if [ -n "$torch" ]; then
     row torch "$python" -m experiments.benchmark --sizes="$benchmark_sizes" --vs_torch --torch_python="$peer"
 fi
@@ -63,7 +71,7 @@ grid=$("$python" -c "print(','.join(f'{10 ** (3 * k / $rates - 1):.4g}' for k in
 row sweep "$python" -m experiments.sweep --optimizer=adam --learning_rates="$grid" --size=128 --steps="$steps" \
     --workdir="$workdir/runs/sweep"
 
-for log in step-tensorfloat32 step-float32 step-bfloat16 ${torch:+torch}; do
+for log in step-tensorfloat32 step-float32 step-nodeterministic ${torch:+torch}; do
     note ""
     note "$log:"
     note '```json'

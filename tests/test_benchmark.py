@@ -6,7 +6,9 @@ import pathlib
 import signal
 import sys
 import time
+import types
 
+import jax
 import narrow
 import pytest
 
@@ -64,6 +66,13 @@ def test_every_row_is_a_line_of_json_that_says_what_was_measured(tmp_path):
 )
 def test_bad_flags_are_refused_in_one_line(flag, words):
     assert words in narrow.refused("experiments.benchmark", *flag.split())
+
+
+def test_on_a_gpu_the_peak_is_of_its_memory(monkeypatch):
+    card = types.SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 1, "peak_bytes_in_use": 7})
+    assert benchmark.peak_bytes() > 2**20
+    monkeypatch.setattr(jax, "local_devices", lambda: [card])
+    assert benchmark.peak_bytes() == 7
 
 
 def test_a_row_whose_process_is_killed_is_told_in_one_line():
