@@ -55,6 +55,26 @@ def test_vmapped_hyperparameters_give_what_single_ones_give(name, make_problem, 
         np.testing.assert_allclose(metrics.total[lane], single.total, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "name", ["lbfgs:scaling=spectral", "optax-lbfgs@fourier", "nonlinear-cg@pyramid", "adam"]
+)
+def test_a_gpu_is_given_products_of_all_bits_but_in_convolutions_and_nothing_that_it_does_in_any_order(
+    name, make_problem, content, monkeypatch
+):
+    form = objective.GATYS._replace(style=STYLE_LOSSES["wasserstein"])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # whose way is taken while tracing
+    problem, spec = make_problem(form), catalogue.parse(name)
+    program = training.program.__wrapped__(form, spec.name, spec.static)
+    state = jax.eval_shape(program.unseen, content, arrays(spec))
+    text = jax.jit(program.step).trace(problem, state).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products
+    assert all(line.count("HIGHEST") == 2 for line in products)
+    # XLA compiles no `select_and_scatter` to the same bits, and scatters to places that may be one slowly.
+    assert "select_and_scatter" not in text
+    assert text.count("unique_indices = true") == text.count('"stablehlo.scatter"')
+
+
 def grow(program, shape, problem, state, choices=()):
     return program.init(problem, program.enlarged(shape, state), state.hyperparameters, state, choices)
 
