@@ -462,7 +462,7 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     ("file", "which", "least"),
     [
         ("curves.npz", "", 6),
-        ("curves-192.npz", " at 192", 2),
+        ("curves-192.npz", " at 192", 5),
         ("curves-384.npz", " at 384", 3),
         ("curves-768.npz", " at 768", 3),
         ("curves-1000.npz", " to 1000", 3),
@@ -482,7 +482,7 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
 
 
 @pytest.mark.parametrize(
-    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 21)]
+    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 23)]
 )
 def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
@@ -499,12 +499,16 @@ def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
 
 @pytest.mark.parametrize("budget", [25, 50, 100])
 @pytest.mark.parametrize("problem", study_report.TITLES)
-def test_at_192_pixels_the_default_has_the_lowest_loss_on_every_pair_as_the_page_says(problem, budget):
+def test_at_192_pixels_the_default_has_the_lowest_loss_on_every_pair_but_one_as_the_page_says(
+    problem, budget
+):
     found = study.unpack((ROOT / "docs/optimizers/curves-192.npz").read_bytes())
     losses = study.ratios(study.field(found, problem, budget))
     best = losses.pop("lbfgs:scaling=spectral@fourier:exponent=0.5")
     assert len(best) == 10
-    assert all(np.all(best < other) for other in losses.values())
+    ahead = {arm: int(np.sum(other <= best)) for arm, other in losses.items() if np.any(other <= best)}
+    cosine = {"adam:cosine_steps=100,learning_rate=30": 1}
+    assert ahead == (cosine if (problem, budget) == ("wasserstein", 100) else {})
 
 
 @pytest.mark.parametrize(
