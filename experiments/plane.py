@@ -118,10 +118,11 @@ def main() -> None:
     # So that what is of no use is told before anything is written.
     given = [dataclasses.replace(pair, style_loss=arms[0].style_loss) for pair in pairs.values()]
     given += [dataclasses.replace(given[0], style_loss=each.style_loss) for each in arms[1:]]
-    posed = [task.pose(each, cache) for each in given]
-    for each in posed:
-        programs.check_strips(each, len(devices))
-    used = {path: facts for each in posed for path, facts in each.facts["pictures"].items()}
+    used: dict[str, Any] = {}
+    for each in given:  # one at a time, as a task holds its pictures
+        posed = task.pose(each, cache)
+        programs.check_strips(posed, len(devices))
+        used |= posed.facts["pictures"]
     with workdir.claimed(directory):
         workdir.begin(directory, record, conduct.overwrite, changeable=CHANGEABLE, inputs={"pictures": used})
         rows = complete(arms, pairs, directory, cache, conduct)
