@@ -102,14 +102,12 @@ def main() -> None:
         )
     record = "# experiments.article\n" + "".join(f"--comparison={folder}\n" for folder in taken)
     record += f"--curves={curves}\n" if curves else ""
-    used = {
-        str(path): None for path in [*(pathlib.Path(each, "arms") for each in taken), *filter(None, [curves])]
-    }
+    used = [*(str(pathlib.Path(each, "arms")) for each in taken), *filter(None, [curves])]
     with workdir.claimed(directory):
         workdir.begin(
             *(directory, record, launch.conduct().overwrite),
             changeable=("comparison", "curves"),
-            inputs={"pictures": used},
+            reads=used,
         )
         write(directory, runs)
         for experiment in dict.fromkeys(name for name, _ in arms):

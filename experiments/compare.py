@@ -170,11 +170,11 @@ def begin(comparison: Comparison, overwrite: bool) -> None:
       UserError: see `check_first_pair` and `workdir.begin`.
     """
     directory, record = comparison.directory, comparison.record
-    others = (str(pathlib.Path(each, "arms")) for each in (comparison.against, *comparison.prefixes) if each)
-    made_of = {"pictures": {**comparison.pictures, **dict.fromkeys(others)}}
+    others = [str(pathlib.Path(each, "arms")) for each in (comparison.against, *comparison.prefixes) if each]
+    made_of = {"pictures": comparison.pictures}
     if not overwrite:
         processes.first(lambda: check_first_pair(directory, record))
-    workdir.begin(directory, record, overwrite, changeable=CHANGEABLE, inputs=made_of)
+    workdir.begin(directory, record, overwrite, changeable=CHANGEABLE, inputs=made_of, reads=others)
     if not processes.first((directory / "report.html").exists):
         refresh(comparison)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from jaxstyle.errors import UserError
@@ -66,6 +67,15 @@ def _images(settings: Settings, shape: Sequence[int]) -> int:
 def expected(settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:
     """Bytes that a run will take at an evaluation of these layers."""
     return strips.estimate(form, names, shape) + _images(settings, shape)
+
+
+def share(needed: int | None, free: int, devices: int) -> str:
+    """What is said of the bytes that a run takes and those that are free on each of its devices; see `memory`."""
+    told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
+    each = " on each device" * (devices > 1)
+    if free == sys.maxsize:
+        return f"{told}{each}; how much is free is not told"
+    return f"{told} of {free / 2**30:.1f} GiB that are free{each}"
 
 
 def needs_less(form: objective.Form) -> str:

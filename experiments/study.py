@@ -447,9 +447,8 @@ def main() -> None:
     if paths:
         found, directory = read_curves(paths), pathlib.Path(where or launch.RUNS / "study-remade")
         record = "# experiments.study\n" + "".join(f"--curves={path}\n" for path in paths)
-        made_of = {"pictures": dict.fromkeys(paths)}
         with workdir.claimed(directory):
-            workdir.begin(directory, record, conduct.overwrite, changeable=("curves",), inputs=made_of)
+            workdir.begin(directory, record, conduct.overwrite, changeable=("curves",), reads=paths)
             study_report.write(directory, found, record)
     else:
         plan = make_plan(base, where, above)

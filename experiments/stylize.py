@@ -130,11 +130,9 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     scales, wanted = len(posed.shapes), posed.settings.evaluations
     least = min(posed.settings.steps + scales, wanted or math.inf)
     share = sum(height * width for height, width, _ in posed.shapes) / pixels[-1]
-    free = memory.available(devices) / 2**30
     needed, strips = programs.needed_at_last(ready, rest, 0, here), posed.form.strips
     if strips > 1 and tried < len(pixels) - 1:  # their windows do not grow as the image does
         needed = room.expected(posed.settings, posed.form, list(problem.network.filters), posed.shapes[-1])
-    told = "not known" if needed is None else f"about {needed / 2**30:.2f} GiB"
     print(f"size: {', '.join(f'{w}x{h}' for h, w, _ in posed.shapes)}")
     if posed.masks:
         print(f"regions: {posed.masks}")
@@ -142,7 +140,7 @@ def describe(posed: task.Task, spec: catalogue.Spec, cache: Cache) -> None:
     print(f"style layers: {', '.join(posed.settings.style_layer)}")
     if strips > 1:
         print(f"strips: {strips}{', and feature maps are computed again' if posed.form.remat else ''}")
-    print(f"memory: {told} of {free:.1f} GiB that are free" + " on each device" * (len(devices) > 1))
+    print(f"memory: {room.share(needed, memory.available(devices), len(devices))}")
     print(f"evaluations: {least} at least; at {width}x{height} one takes {seconds:.2f} s")
     seconds *= share * least / scales
     kept = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir

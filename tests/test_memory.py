@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxstyle
+from experiments import room
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective, recipes
 from jaxstyle.network import convolution, vgg
@@ -126,6 +127,19 @@ def test_a_device_that_is_no_cpu_has_what_it_tells_and_no_limit_where_it_tells_n
 
 
 # Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
+@pytest.mark.parametrize(
+    ("needed", "free", "devices", "said"),
+    [
+        (3 * 2**29, 2**32, 1, "about 1.50 GiB of 4.0 GiB that are free"),
+        (3 * 2**29, 2**32, 4, "about 1.50 GiB of 4.0 GiB that are free on each device"),
+        (3 * 2**29, sys.maxsize, 4, "about 1.50 GiB on each device; how much is free is not told"),
+        (None, 2**32, 1, "not known of 4.0 GiB that are free"),
+    ],
+)
+def test_a_dry_run_tells_the_memory_that_is_free_where_it_is_told(needed, free, devices, said):
+    assert room.share(needed, free, devices) == said
+
+
 FREED = """
 import os, pathlib
 from jaxstyle.runs import memory

@@ -159,6 +159,7 @@ def begin(
     overwrite: bool,
     changeable: Collection[str] = frozenset(),
     inputs: Mapping[str, Any] | None = None,
+    reads: Iterable[str] = (),
 ) -> str:
     """Decides what there is to do in a claimed directory and records the flags.
 
@@ -169,6 +170,7 @@ def begin(
       changeable: names of flags that may differ when the run goes on; what they are now is recorded.
       inputs: what the manifest will say of the run's `pictures` and `weights`, by which a run that has begun
         is known again.
+      reads: what else it is made of, which must not be deleted with the run that is there.
 
     Returns:
       "new", "unfinished", or the status of a run that has ended: "finished" or "diverged".
@@ -180,7 +182,7 @@ def begin(
     if not record.exists():
         _check_free(directory)
     elif overwrite:
-        _delete(directory, inputs.get("pictures", ()))
+        _delete(directory, (*inputs.get("pictures", ()), *reads))
     for draft in (*directory.glob(DRAFTS), *directory.glob(f"snapshots/{DRAFTS}")):
         draft.unlink()
     if not record.exists():
@@ -212,10 +214,10 @@ def _check_free(directory: pathlib.Path) -> None:
             )
 
 
-def _delete(directory: pathlib.Path, pictures: Iterable[str]) -> None:
-    """Deletes the run in a directory, unless one of the pictures that the next is made of would go with it."""
+def _delete(directory: pathlib.Path, needed: Iterable[str]) -> None:
+    """Deletes the run in a directory, unless one of the paths that the next is made of would go with it."""
     place = pathlib.Path(os.path.realpath(directory))
-    for name in pictures:
+    for name in needed:
         path = pathlib.Path(os.path.realpath(name))
         if path.is_relative_to(place) and path.relative_to(place).parts[0] in (*FILES, *FOLDERS):
             raise UserError(
