@@ -421,6 +421,43 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
         assert f"process {os.getpid()}" in (tmp_path / workdir.LOCK).read_text()
 
 
+@pytest.mark.parametrize(
+    ("more", "stays"),
+    [([], False), (["report.html", "arms/run.flags"], False)]
+    + [([name], True) for name in ("metrics.csv", "checkpoints/3/arrays.npz", "parts/adam/curves.npz")],
+)
+def test_a_run_that_is_refused_before_it_has_anything_to_keep_leaves_the_folder_free(tmp_path, more, stays):
+    def refused():
+        with workdir.claimed(tmp_path):
+            workdir.begin(tmp_path, "--size=9000\n", overwrite=False)
+            journal.write_manifest(tmp_path, {"status": "running"})
+            for name in more:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).touch()
+            raise UserError("--size: needs more memory")
+
+    with pytest.raises(UserError, match="needs more memory"):
+        refused()
+    assert (tmp_path / "run.flags").exists() == (tmp_path / "manifest.json").exists() == stays
+    if not stays:
+        assert [*tmp_path.iterdir()] == []
+        assert workdir.begin(tmp_path, "--size=5000\n", overwrite=False) == "new"
+
+
+def test_a_run_that_was_begun_before_stays_when_it_is_refused(tmp_path):
+    workdir.begin(tmp_path, "--size=9000\n", overwrite=False)
+    with pytest.raises(UserError, match="needs more memory"), workdir.claimed(tmp_path):
+        raise UserError("--size: needs more memory")
+    assert (tmp_path / "run.flags").read_text() == "--size=9000\n"
+
+
+def test_a_file_of_no_run_stays_when_a_run_is_refused_there(tmp_path):
+    (tmp_path / "manifest.json").write_text("mine")
+    with pytest.raises(UserError, match="is of no run"), workdir.claimed(tmp_path):
+        workdir.begin(tmp_path, "--a=1\n", overwrite=False)
+    assert (tmp_path / "manifest.json").read_text() == "mine"
+
+
 @pytest.mark.parametrize("path", ["file", "file/under", "long" * 100, "nul\0"])
 def test_where_nothing_can_be_written_is_told(tmp_path, path):
     (tmp_path / "file").touch()

@@ -63,8 +63,26 @@ def claimed(directory: pathlib.Path) -> Iterator[None]:
             processes.first(lambda: directory.mkdir(parents=True, exist_ok=True))
         except ValueError as error:  # a null character in the path
             raise UserError(f"--workdir={directory}: cannot write there: {error}") from error
-        with locked(directory):
+        with locked(directory), _withdrawn(directory):
             yield
+
+
+@contextlib.contextmanager
+def _withdrawn(directory: pathlib.Path) -> Iterator[None]:
+    """Deletes the record of a run that is refused before it has anything to keep, as one may be once it is compiled.
+
+    One of other flags may then begin there.
+    """
+    record = directory / "run.flags"
+    before = record.exists()
+    try:
+        yield
+    except UserError:
+        if record.exists() and not before and not processes.several():
+            files = {path.name for path in directory.rglob("*") if path.is_file()}
+            if files <= {"run.flags", "manifest.json", "report.html", LOCK}:
+                _delete(directory, ())
+        raise
 
 
 @contextlib.contextmanager
