@@ -6,8 +6,8 @@ python -m experiments.article --curves=docs/experiments/curves.npz --workdir=run
 Takes what has ended of the experiments in runs/experiment1 to runs/experiment6, or of other comparisons that have
 claims (--comparison), and keeps their curves in curves.npz and a sheet of the pictures of each; or takes such a file,
 to which comparisons with other seeds may be added. All else is made of the curves: claims.json, figures of each
-experiment by evaluation and by second, and in tables.md the verdicts by pair, how they move with the thresholds of
-the words, and losses by evaluations.
+experiment by evaluation and, of the first seed, by second, and in tables.md the verdicts by pair, how they move with
+the thresholds of the words, and losses by evaluations.
 """
 
 import json
@@ -75,8 +75,10 @@ def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
     files.write_atomically(directory / "tables.md", text.encode())
     for name in dict.fromkeys(run.experiment for run in runs):
         arms = [article.arm_of(run) for run in runs if run.experiment == name]
-        for suffix, clock in (("", "evaluations"), ("-seconds", "seconds")):
-            figure = figures.png(figures.losses(arms, clocks=(clock,)))
+        first = {arm.pair: arm.seed for arm in sorted(arms, key=lambda arm: -arm.seed)}
+        timed = [arm for arm in arms if arm.seed == first[arm.pair]]  # later seeds may run beside other work
+        for suffix, clock, shown in (("", "evaluations", arms), ("-seconds", "seconds", timed)):
+            figure = figures.png(figures.losses(shown, clocks=(clock,)))
             files.write_atomically(directory / f"{name}{suffix}.png", figure)
 
 

@@ -167,6 +167,19 @@ def test_the_page_is_remade_of_its_own_curves(runs, tmp_path):
     assert (made / "experiment6.png").exists()
 
 
+def test_a_figure_by_second_has_the_first_seed_of_each_pair(runs, tmp_path):
+    slow = [each.curve._replace(seconds=100 * each.curve.seconds) for each in runs]
+    more = [each._replace(seed=1, curve=curve) for each, curve in zip(runs, slow, strict=True)]
+    more += [each._replace(pair="A", seed=2) for each in runs[:1]]  # the first of another pair
+    made = {}
+    for name, shown in (("both", [*runs, *more]), ("alone", [*runs, more[-1]])):
+        (tmp_path / f"{name}.npz").write_bytes(article.pack(shown))
+        assert command(f"--curves={name}.npz", f"--workdir={name}", cwd=tmp_path).returncode == 0
+        made[name] = [(tmp_path / name / f"experiment6{end}.png").read_bytes() for end in ("", "-seconds")]
+    assert made["both"][1] == made["alone"][1]
+    assert made["both"][0] != made["alone"][0]
+
+
 def test_a_comparison_is_not_counted_twice(runs):
     with pytest.raises(ValueError, match="adam-learning_rate=1 of experiment6, pair B, seed 0"):
         article.joined([], [*runs, *runs])

@@ -56,3 +56,23 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves():
     made = article.tables(article.unpack((DOCS / "experiments" / "curves.npz").read_bytes()))
     for name, table in made.items():
         assert page.partition(f"<!-- {name} -->\n")[2].startswith(table), name
+
+
+def test_the_committed_verdicts_are_those_of_the_committed_curves():
+    committed = json.loads((DOCS / "experiments" / "claims.json").read_text("utf-8"))
+    runs = article.unpack((DOCS / "experiments" / "curves.npz").read_bytes())
+    made = json.loads(json.dumps([article.row(verdict) for verdict in article.judge_all(runs)]))
+    (names, numbers), (words, others) = (
+        map(list, zip(*leaves(each), strict=True)) for each in (made, committed)
+    )
+    assert names == words
+    assert numbers == pytest.approx(others, rel=1e-6, abs=1e-6)
+
+
+def leaves(value, path=()):
+    """Where each word and number is, with it: numbers apart, as another machine's last digit may differ."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [each for key, item in items for each in leaves(item, (*path, key))]
+    plain = isinstance(value, float)
+    return [((path, None if plain else value), value if plain else 0.0)]

@@ -147,6 +147,19 @@ def test_the_figure_has_a_row_for_each_pair_and_an_axis_for_each_clock(arms):
     np.testing.assert_array_equal(by_evaluation.get_ydata(), arms[0].rows[:, 3])
 
 
+def test_large_losses_are_written_out_with_their_thousands_apart():
+    written = {
+        1e-5: "1e-05",
+        0.05: "0.05",
+        1: "1",
+        500: "500",
+        5e5: "500 000",
+        2e6: "2 000 000",
+        1e9: "1e+09",
+    }
+    assert {value: figures.number(value).replace("\u202f", " ") for value in written} == written
+
+
 def test_by_one_clock_the_pairs_stand_side_by_side_under_short_names(arms):
     named = [arm._replace(label=f"{arm.label}-learning_rate=10") for arm in arms]
     figure = figures.losses(named, clocks=("evaluations",))

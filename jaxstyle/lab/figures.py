@@ -73,9 +73,14 @@ def _plain(text: Any) -> None:
     text.set_parse_math(False)
 
 
+def number(value: float) -> str:
+    """A number as it is written: 0.05, 25, 2 000 000; with a power of ten from a thousand million on."""
+    return f"{value:,.0f}".replace(",", "\u202f") if 1e4 <= value < 1e9 else f"{value:g}"
+
+
 def plain_ticks(axis: Axis) -> None:
     """Numbers as they are written, on a logarithmic axis too; powers of ten as formulas take longer than all else."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
