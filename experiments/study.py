@@ -41,7 +41,8 @@ from .settings import Settings
 PROBLEMS: Mapping[str, Mapping[str, Any]] = {
     "photo": {"init": "content"},
     "noise": {"init": "noise"},
-    "article": {"loss": "ivanov2017", "init": "ivanov2017"},
+    # Its weights of the terms belong to this network, whose features are ten times as large as torchvision's.
+    "article": {"loss": "ivanov2017", "init": "ivanov2017", "weights": "vgg16-keras"},
     "wasserstein": {"style_loss": "wasserstein", "style_weight": 1.0},
 }
 
