@@ -95,7 +95,7 @@ class Settings:
     loss: str = _choice(
         "gatys",
         sorted(objective.FORMS),
-        "Form of the losses: gatys is Gatys et al. 2016, ivanov2017 that of the study.",
+        "Form of the losses: gatys is Gatys et al. 2016, ivanov2017 that of the study, for --weights=vgg16-keras.",
     )
     content_weight: float | None = _number(
         None, "Weight of the content loss; by default what suits --loss.", lower_bound=0

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,8 +51,18 @@ class Task(NamedTuple):
 
 
 def load(settings: Settings, cache: Cache) -> weights.Weights:
-    """The weights, read once."""
-    return cache.get(("weights", settings.weights), lambda: weights.load(settings.weights))
+    """The weights, read once; with the study's losses of another network than the study's, a word about it."""
+
+    def read() -> weights.Weights:
+        if (settings.loss, settings.weights) == ("ivanov2017", "vgg16-torchvision"):
+            print(
+                "--loss=ivanov2017: its weights of the terms belong to --weights=vgg16-keras (extra keras-weights); "
+                "with torchvision's network total variation outweighs the style, and pictures go dark",
+                file=sys.stderr,
+            )
+        return weights.load(settings.weights)
+
+    return cache.get(("weights", settings.weights), read)
 
 
 def prepare(settings: Settings, cache: Cache, deepest: str, *, once: bool = False) -> vgg.PreparedNetwork:

@@ -581,6 +581,19 @@ def test_photos_that_share_programs_are_painted_as_each_alone(folder, stylize, o
         assert results(workdir / name) == results(alone)
 
 
+@pytest.mark.parametrize("weights", ["vgg16-torchvision", "vgg16-keras"])
+def test_the_studys_losses_of_another_network_than_the_studys_are_told_of(folder, stylize, weights):
+    flags = (
+        "--loss=ivanov2017",
+        f"--weights={weights}",
+        "--steps=1",
+        f"--workdir={folder / f'study-{weights}'}",
+    )
+    status, _, errors = stylize(*flags)
+    assert status == 0, errors
+    assert ("belong to --weights=vgg16-keras" in errors) == (weights == "vgg16-torchvision")
+
+
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize):
     workdir = folder / "dry"
     flags = ("--dry_run", "--scales=2", f"--workdir={workdir}")
