@@ -58,7 +58,8 @@ _PROBLEM = flags.DEFINE_multi_enum(
     "problem",
     ["photo"],
     list(PROBLEMS),
-    "Gatys' loss with Gram matrices from the photo or from noise, the article's loss, or Wasserstein; repeatable.",
+    "Gatys' loss with Gram matrices from the photo or from noise, the article's loss and network (extra "
+    "keras-weights), or Wasserstein; repeatable.",
 )
 _BUDGETS = flags.DEFINE_list(
     "budgets",
@@ -442,6 +443,10 @@ def main() -> None:
         # The record of a study has some, by their defaults, and makes it again as a flagfile.
         if settings.given(name) and getattr(base, name) != getattr(Settings(), name):
             raise UserError(f"--{name}: a study has its own, by {instead}")
+    if "article" in above["problem"] and base.weights != Settings().weights:
+        raise UserError(
+            f"--weights={base.weights}: --problem=article has its own network; leave one of the two out"
+        )
     conduct, cache = launch.conduct(), Cache(launch.devices())
     if paths and launcher:
         raise UserError("--launcher: with --curves nothing is run; leave it out")

@@ -285,6 +285,14 @@ def ran(tmp_path_factory):
     return folder
 
 
+def test_the_articles_problem_has_losses_network_and_start_of_the_six_experiments():
+    code = "import json; from experiments import study; print(json.dumps(study.PROBLEMS['article']))"
+    done = narrow.run("-c", code)
+    flags = (ROOT / "configs" / "experiment3.flags").read_text().splitlines()
+    asked = dict(line.removeprefix("--").split("=", 1) for line in flags if line.startswith("--"))
+    assert json.loads(done.stdout) == {name: asked[name] for name in ("loss", "init", "weights")}
+
+
 def test_a_study_tunes_on_some_pairs_and_judges_on_others(ran):
     found = study.unpack((ran / "curves.npz").read_bytes())
     assert found.size == "32x24"
@@ -359,6 +367,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--scales=2",), "--scales=2"),
         (("--steps=9",), "--steps: a study has its own, by --budgets"),
         (("--evaluations=9",), "--evaluations: a study has its own, by --budgets"),
+        (("--problem=article", "--weights=other.safetensors"), "--problem=article has its own network"),
         (("--style_layer=foo",), "--style_layer=foo"),
         (("--clip", "--optimizer=scipy-lbfgs"), "--clip: scipy-lbfgs cannot"),
         (("--strips=2", "--devices=2"), "--strips=2: a picture that is spread over 2 devices"),
