@@ -471,7 +471,7 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
     ("file", "which", "least"),
     [
         ("curves.npz", "", 6),
-        ("curves-192.npz", " at 192", 5),
+        ("curves-192.npz", " at 192", 4),
         ("curves-384.npz", " at 384", 3),
         ("curves-768.npz", " at 768", 3),
         ("curves-1000.npz", " to 1000", 3),
@@ -491,7 +491,7 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
 
 
 @pytest.mark.parametrize(
-    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 23)]
+    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 16)]
 )
 def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
@@ -507,7 +507,7 @@ def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
 
 
 @pytest.mark.parametrize("budget", [25, 50, 100])
-@pytest.mark.parametrize("problem", study_report.TITLES)
+@pytest.mark.parametrize("problem", ["photo", "noise", "wasserstein"])
 def test_at_192_pixels_the_default_has_the_lowest_loss_on_every_pair_but_one_as_the_page_says(
     problem, budget
 ):
@@ -527,7 +527,6 @@ def test_at_192_pixels_the_default_has_the_lowest_loss_on_every_pair_but_one_as_
         ("192", "curves-192.npz", "photo"),
         ("From noise, at 192", "curves-192.npz", "noise"),
         ("With Wasserstein, at 192", "curves-192.npz", "wasserstein"),
-        ("With the article's loss and start, at 192", "curves-192.npz", "article"),
         ("384", "curves-384.npz", "photo"),
         ("Gram matrices, from noise", "curves.npz", "noise"),
         ("Wasserstein", "curves.npz", "wasserstein"),
@@ -552,7 +551,9 @@ def test_what_the_page_on_variables_says_of_held_out_pairs_is_of_the_committed_c
         ]
         median, _, rest = cell.strip().partition(", ")
         assert median == (f"{np.median(parts):.2f}" if "0.35" in arm else f"**{np.median(parts):.2f}**")
-        never = {0: "", 1: "one never", 2: "two never", 3: "three never"}[int(np.isinf(parts).sum())]
+        never = {0: "", 1: "one never", 2: "two never", 3: "three never", 4: "four never"}[
+            int(np.isinf(parts).sum())
+        ]
         if rest.endswith(" at most"):
             assert f"{max(parts):.2f} at most" == rest
         else:
