@@ -75,8 +75,8 @@ def write(directory: pathlib.Path, runs: Sequence[article.Run]) -> None:
     files.write_atomically(directory / "tables.md", text.encode())
     for name in dict.fromkeys(run.experiment for run in runs):
         arms = [article.arm_of(run) for run in runs if run.experiment == name]
-        first = {arm.pair: arm.seed for arm in sorted(arms, key=lambda arm: -arm.seed)}
-        timed = [arm for arm in arms if arm.seed == first[arm.pair]]  # later seeds may run beside other work
+        # Later seeds may have run beside other work.
+        timed = [arm for arm in arms if arm.seed == min(each.seed for each in arms if each.pair == arm.pair)]
         for suffix, clock, shown in (("", "evaluations", arms), ("-seconds", "seconds", timed)):
             figure = figures.png(figures.losses(shown, clocks=(clock,)))
             files.write_atomically(directory / f"{name}{suffix}.png", figure)

@@ -126,7 +126,6 @@ def test_a_device_that_is_no_cpu_has_what_it_tells_and_no_limit_where_it_tells_n
     assert memory.available(cards) == free
 
 
-# Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
 @pytest.mark.parametrize(
     ("needed", "free", "devices", "said"),
     [
@@ -140,6 +139,7 @@ def test_a_dry_run_tells_the_memory_that_is_free_where_it_is_told(needed, free, 
     assert room.share(needed, free, devices) == said
 
 
+# Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
 FREED = """
 import os, pathlib
 from jaxstyle.runs import memory
