@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import shutil
+import signal
 
 import narrow
 import numpy as np
@@ -129,6 +130,19 @@ def test_arms_are_told_against_the_best():
     _, (row,) = study_report.against(found, [study.field(found, "photo", 3)])
     assert row[0] == "a"
     assert row[2:] == ["1 of 2", "—, 2 to 2, 1 never"]
+
+
+def test_the_last_loss_of_each_budget_is_over_the_best_known():
+    runs = [run("a", "A", [8, 2, 4]), run("b", "A", [8, 4, 3, 9], status="diverged")]
+    found = study.Study((2, 3, 5), (), tuple(runs))
+    head, rows = study_report.standing(
+        found, [study.field(found, "photo", budget) for budget in found.budgets]
+    )
+    first, last = (head.index(f"last loss after {budget}") for budget in (2, 5))
+    assert {row[0]: row[first : last + 1] for row in rows} == {
+        "a": ["1.00", "2.00", "2.00"],
+        "b": ["2.00", "1.50", "∞"],
+    }
 
 
 def test_an_arm_that_no_rate_brings_through_is_told_to_have_diverged():
@@ -346,6 +360,36 @@ def test_the_same_command_runs_nothing_again_and_takes_more_optimizers(ran):
     other = narrow.run("experiments.study", *FLAGS, "--seed=1", f"--workdir={ran}")
     assert other.returncode == 2
     assert "differ in seed" in other.stderr
+
+
+def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
+    flags = "--size=32x24", "--budgets=40", "--learning_rates=1,10", "--test_pairs=1", *FLAGS[-2:]
+    optimizers = "--optimizer=adam", "--optimizer=lbfgs"
+    for number, begun in (
+        (signal.SIGKILL, "parts/*/checkpoints/[0-9]*"),
+        (signal.SIGTERM, "arms/*lbfgs*/checkpoints/[0-9]*"),
+    ):
+        often = "--checkpoint_seconds=0", f"--workdir={tmp_path / 'killed'}"
+        with narrow.Process(
+            "experiments.study", *flags, *optimizers, *often, JAXSTYLE_PICTURES=""
+        ) as process:
+            process.until(lambda begun=begun: any((tmp_path / "killed").glob(begun)))
+            process.send_signal(number)
+            assert process.wait() == (143 if number == signal.SIGTERM else -number), process.stderr.read()
+    found = []
+    for name in ("killed", "whole"):
+        given = *flags, *optimizers, f"--workdir={tmp_path / name}"
+        done = narrow.run("experiments.study", *given, JAXSTYLE_PICTURES="")
+        assert done.returncode == 0, done.stderr
+        found.append(study.unpack((tmp_path / name / "curves.npz").read_bytes()))
+    killed, whole = found
+    assert killed.tunings == whole.tunings
+    assert len(whole.tunings) == 4
+    for ours, theirs in zip(killed.runs, whole.runs, strict=True):
+        assert (ours.arm, str(ours.learning_rate)) == (theirs.arm, str(theirs.learning_rate))
+        np.testing.assert_array_equal(ours.evaluations, theirs.evaluations)
+        np.testing.assert_array_equal(ours.total, theirs.total)
+        assert (ours.lpips, ours.style, ours.palette) == (theirs.lpips, theirs.style, theirs.palette)
 
 
 def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):

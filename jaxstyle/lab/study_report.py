@@ -179,9 +179,9 @@ def _ranks(field: Field) -> study.Ranks | None:
 
 
 def standing(found: Study, fields: Sequence[Field]) -> Table:
-    """Mean ranks, seconds, sensitivity and what the loss does not tell, at the largest budget."""
-    field, table = fields[-1], []
-    last, ranks = study.ratios(field, study.last_within), _ranks(field)
+    """Last losses at each budget; mean ranks, seconds, sensitivity and what the loss does not tell at the largest."""
+    field, table, ranks = fields[-1], [], _ranks(fields[-1])
+    lasts = [study.ratios(each, study.last_within) for each in fields]
     means = dict(zip(field.runs, ranks.mean, strict=True)) if ranks else {}
     for arm in _order(fields):
         runs, scores = field.runs[arm], study.rate_scores(found.tunings, field.problem, arm, field.budget)
@@ -189,11 +189,13 @@ def standing(found: Study, fields: Sequence[Field]) -> Table:
         wide = (f"{decades:.1f}" if decades else "< 0.5") if scores else ""
         measures = [np.mean([getattr(run, name) for run in runs]) for name in ("style", "lpips", "palette")]
         table.append(
-            [arm, f"{means[arm]:.1f}" if means else "", _ratio(study.geometric_mean(last[arm])), wide]
-            + [f"{1000 * np.median([run.seconds for run in runs]):.0f}"]
+            [arm, f"{means[arm]:.1f}" if means else ""]
+            + [_ratio(study.geometric_mean(last[arm])) if arm in last else "" for last in lasts]
+            + [wide, f"{1000 * np.median([run.seconds for run in runs]):.0f}"]
             + [f"{value:.3f}" if k < 2 else f"{value:.1f}" for k, value in enumerate(measures)]
         )
-    head = ["optimizer", "mean rank", "last loss", "decades of rate within 10 %", "ms an evaluation"]
+    head = ["optimizer", "mean rank", *(f"last loss after {each.budget}" for each in fields)]
+    head += ["decades of rate within 10 %", "ms an evaluation"]
     return [*head, "style distance", "LPIPS to the photo", "palette distance"], table
 
 
@@ -216,8 +218,9 @@ TABLES: Mapping[str, tuple[Callable[[Study, Sequence[Field]], Table], str]] = {
     ),
     "standing": (
         standing,
-        "At the largest budget. Ranks are by loss, 1 the best; the last loss is over the best known, and ∞ has "
-        "diverged; of the three distances less is nearer. Milliseconds are of this machine while the study ran.",
+        "Last losses are over the best known, and ∞ has diverged; all else is at the largest budget. Ranks are by "
+        "loss, 1 the best; of the three distances less is nearer. Milliseconds are of this machine while the study "
+        "ran.",
     ),
 }
 
