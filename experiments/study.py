@@ -443,7 +443,8 @@ def main() -> None:
         # The record of a study has some, by their defaults, and makes it again as a flagfile.
         if settings.given(name) and getattr(base, name) != getattr(Settings(), name):
             raise UserError(f"--{name}: a study has its own, by {instead}")
-    if "article" in above["problem"] and base.weights != Settings().weights:
+    known = Settings().weights, PROBLEMS["article"]["weights"]
+    if "article" in above["problem"] and base.weights not in known:
         raise UserError(
             f"--weights={base.weights}: --problem=article has its own network; leave one of the two out"
         )

@@ -412,6 +412,7 @@ def test_a_page_is_made_anew_from_curves_alone(ran, tmp_path):
         (("--steps=9",), "--steps: a study has its own, by --budgets"),
         (("--evaluations=9",), "--evaluations: a study has its own, by --budgets"),
         (("--problem=article", "--weights=other.safetensors"), "--problem=article has its own network"),
+        (("--problem=article", "--weights=vgg16-keras", "--budgets=0"), "--budgets"),  # the same network
         (("--style_layer=foo",), "--style_layer=foo"),
         (("--clip", "--optimizer=scipy-lbfgs"), "--clip: scipy-lbfgs cannot"),
         (("--strips=2", "--devices=2"), "--strips=2: a picture that is spread over 2 devices"),
