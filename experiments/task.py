@@ -50,16 +50,25 @@ class Task(NamedTuple):
     masks: regions.Found | None = None
 
 
+#: What is told of a form of the losses with a network for which its weights of the terms are not.
+FOREIGN = {
+    ("ivanov2017", "vgg16-torchvision"): (
+        "--loss=ivanov2017: its weights of the terms belong to --weights=vgg16-keras (extra keras-weights); "
+        "with torchvision's network total variation outweighs the style, and pictures go dark"
+    ),
+    ("gatys", "vgg16-keras"): (
+        "--loss=gatys: its weights of the terms belong to --weights=vgg16-torchvision; Keras's features are some "
+        "100 times as large, so that the style outweighs the photo, and the photo nearest, split and rot"
+    ),
+}
+
+
 def load(settings: Settings, cache: Cache) -> weights.Weights:
-    """The weights, read once; with the study's losses of another network than the study's, a word about it."""
+    """The weights, read once; of a network that does not suit the losses, a word about it."""
 
     def read() -> weights.Weights:
-        if (settings.loss, settings.weights) == ("ivanov2017", "vgg16-torchvision"):
-            print(
-                "--loss=ivanov2017: its weights of the terms belong to --weights=vgg16-keras (extra keras-weights); "
-                "with torchvision's network total variation outweighs the style, and pictures go dark",
-                file=sys.stderr,
-            )
+        if told := FOREIGN.get((settings.loss, settings.weights)):
+            print(told, file=sys.stderr)
         return weights.load(settings.weights)
 
     return cache.get(("weights", settings.weights), read)

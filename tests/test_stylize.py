@@ -582,16 +582,14 @@ def test_photos_that_share_programs_are_painted_as_each_alone(folder, stylize, o
 
 
 @pytest.mark.parametrize("weights", ["vgg16-torchvision", "vgg16-keras"])
-def test_the_studys_losses_of_another_network_than_the_studys_are_told_of(folder, stylize, weights):
-    flags = (
-        "--loss=ivanov2017",
-        f"--weights={weights}",
-        "--steps=1",
-        f"--workdir={folder / f'study-{weights}'}",
-    )
-    status, _, errors = stylize(*flags)
+@pytest.mark.parametrize(("loss", "own"), [("gatys", "vgg16-torchvision"), ("ivanov2017", "vgg16-keras")])
+def test_losses_of_another_network_than_their_weights_are_for_are_told_of(
+    folder, stylize, loss, own, weights
+):
+    flags = f"--loss={loss}", f"--weights={weights}", *narrow.FEW, "--style_loss=gram", "--steps=1"
+    status, _, errors = stylize(*flags, f"--workdir={folder / f'{loss}-{weights}'}")
     assert status == 0, errors
-    assert ("belong to --weights=vgg16-keras" in errors) == (weights == "vgg16-torchvision")
+    assert (f"belong to --weights={own}" in errors) == (weights != own)
 
 
 def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize):
