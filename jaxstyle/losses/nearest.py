@@ -91,6 +91,8 @@ def nearest(maps: Sequence[Features], guides: Sequence[Guide] | None, target: Ch
 
     Kolkin et al. 2022. Matches stay while the image changes, so it has a minimum that any optimizer may look
     for. They are the photo's at the first size, and from then on those of the photo and the image together.
+
+    NOTE: The authors' program splits features by cosines less the means here too, where `split` has them as they are.
     """
     found = hypercolumns.directions(hypercolumns.hypercolumns(maps))
     palette, matches = target
