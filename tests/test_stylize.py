@@ -581,6 +581,16 @@ def test_photos_that_share_programs_are_painted_as_each_alone(folder, stylize, o
         assert results(workdir / name) == results(alone)
 
 
+def test_the_targets_of_a_style_are_computed_once_for_all_photos(folder, random_network, monkeypatch):
+    monkeypatch.setattr(weights, "load", lambda name: weights.Weights(name, "vgg16", random_network, ""))
+    photo, style = (flag.partition("=")[2] for flag in make_pictures(folder))
+    layers = {"content_layer": ["block2_conv1"], "style_layer": ["block1_conv1"], "style_loss": "gram"}
+    given, cache = {"style": [style], "size": "32x32", "scales": 1} | layers, Cache()
+    one, other = (task.pose(Settings(content=each, **given), cache).problem(0) for each in (photo, style))
+    assert one.regions is other.regions
+    assert np.any(one.content_targets["block2_conv1"] != other.content_targets["block2_conv1"])
+
+
 @pytest.mark.parametrize("weights", ["vgg16-torchvision", "vgg16-keras"])
 @pytest.mark.parametrize(("loss", "own"), [("gatys", "vgg16-torchvision"), ("ivanov2017", "vgg16-keras")])
 def test_losses_of_another_network_than_their_weights_are_for_are_told_of(
