@@ -87,6 +87,8 @@ def test_settings_cannot_be_changed_but_replaced():
         ({}, "wasserstein", 1.25, recipes.RECIPES["gatys"].style_layers),
         ({"style_weight": 3.0}, "wasserstein", 3, recipes.RECIPES["gatys"].style_layers),
         ({"style_loss": "gram"}, "gram", 10, recipes.RECIPES["gatys"].style_layers),
+        ({"style_loss": "sliced"}, "sliced", 4, recipes.RECIPES["gatys"].style_layers),
+        ({"style_loss": "rot"}, "rot", 3, dict.fromkeys(recipes.RECIPES["gatys"].style_layers, 4)),
         ({"style_loss": "mrf"}, "mrf", 10, {"block3_conv1": 1, "block4_conv1": 1}),
         ({"loss": "ivanov2017"}, "gram", 1e6, recipes.RECIPES["ivanov2017"].style_layers),
     ],
