@@ -938,8 +938,9 @@ def test_what_reads_jpeg_xl_is_told_where_it_is_not_installed(tmp_path, monkeypa
     assert "pip install 'jaxstyle[jpegxl]' brings what reads it" in refusal(tmp_path / "a.jxl")
 
 
-def test_an_address_is_told_to_be_downloaded():
-    assert "download the picture and name the file" in refusal("https://example.org/a.jpg")
+@pytest.mark.parametrize("kind", ["https", "Https"])  # as a telephone's keyboard begins a line
+def test_an_address_is_told_to_be_downloaded(kind):
+    assert "download the picture and name the file" in refusal(f"{kind}://example.org/a.jpg")
 
 
 def test_the_photos_of_a_folder_are_those_that_show(tmp_path):

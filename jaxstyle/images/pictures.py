@@ -247,7 +247,7 @@ def _source(path: str | os.PathLike) -> Path | UInt8[np.ndarray, "height width 3
     if not str(path):
         raise UserError("'': names no picture; a picture file or a sample is needed")
     kind, _, sample = str(path).partition(":")
-    if kind in ("http", "https", "ftp", "file") and sample.startswith("//"):
+    if kind.lower() in ("http", "https", "ftp", "file") and sample.startswith("//"):
         raise UserError(f"{str(path)!r}: is an address; download the picture and name the file")
     if kind != "sample":
         return Path(path)
