@@ -142,6 +142,7 @@ class Studio:
             "chosen": controls.read(flags),
             "command": self._lines.get(name, again),
             "report": (directory / "report.html").is_file(),
+            "queued": name in states,
         }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import http.client
 import io
 import json
@@ -23,7 +24,7 @@ from PIL import Image
 
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
-from jaxstyle.runs import journal
+from jaxstyle.runs import journal, workdir
 from jaxstyle.studio import gallery, guard, jobs, uploads
 
 pytest.importorskip("starlette", reason="the extra studio is not installed")
@@ -363,6 +364,14 @@ def test_a_comparison_is_as_far_as_its_arms(tmp_path):
     assert gallery.status(tmp_path / "c") == "interrupted"
     assert [each["path"] for each in gallery.describe(tmp_path / "c")] == ["c/arms/lbfgs", "c/arms/adam"]
     assert gallery.find(tmp_path, "c/arms/adam") == tmp_path / "c" / "arms" / "adam"
+
+
+def test_what_says_that_it_runs_and_does_not_can_go_on(tmp_path):
+    make_run(tmp_path / "a", status="running")
+    (tmp_path / "a" / workdir.LOCK).write_text("process 1 on a machine that was switched off")
+    assert gallery.status(tmp_path / "a") == "unfinished"
+    with workdir.claimed(tmp_path / "a"):
+        assert gallery.status(tmp_path / "a") == "running"
 
 
 @pytest.mark.parametrize(
@@ -720,12 +729,15 @@ field.dispatchEvent(new Event("input"));
 """
 
 
+def shown(driver, selector):
+    """The text that a page has there."""
+    return driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+
+
 def test_in_a_browser_from_drop_to_download(client, browser):
     driver, folder = browser
     driver.get(client.address)
-
-    def text(selector):
-        return driver.execute_script("return document.querySelector(arguments[0])?.textContent", selector)
+    text = functools.partial(shown, driver)
 
     def click(selector):
         driver.execute_script("document.querySelector(arguments[0]).click()", selector)
@@ -758,6 +770,25 @@ def test_in_a_browser_from_drop_to_download(client, browser):
     asked = requests(driver)
     assert any("/paint" in url for url in asked)
     assert {url for url in asked if not url.startswith((client.address, "data:", "blob:"))} == set()
+
+
+def test_in_a_browser_what_was_killed_goes_on_and_what_another_runs_is_left_alone(client, browser):
+    driver, _ = browser
+    folder = client.studio.folder / "killed"
+    flags = "".join(f"--optimizer={name}\n" for name in ("gd", "adam", "lbfgs"))
+    make_run(folder, flags + "--seeds=1\n--content=sample:cat\n--size=64\n--steps=900\n", "running")
+    for name in ("gd", "adam", "lbfgs"):
+        make_run(folder / "arms" / name, status="running", rows=801)
+    try:
+        with workdir.claimed(folder):
+            driver.get(f"{client.address}#killed")
+            wait_for(lambda: "painting" in shown(driver, "#state"))
+            assert "Stop" not in shown(driver, "#actions")
+            assert "Go on" not in shown(driver, "#actions")
+        wait_for(lambda: "Go on" in shown(driver, "#actions"))
+        assert "not finished" in shown(driver, "#state")
+    finally:
+        shutil.rmtree(folder)
 
 
 def requests(driver):

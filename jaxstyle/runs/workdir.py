@@ -142,6 +142,18 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
         lock.release()
 
 
+def held(directory: pathlib.Path) -> bool:
+    """Whether a process holds the directory: not by the lock's file alone, which one that was killed has left."""
+    path = directory / LOCK
+    try:
+        if path.exists():
+            with filelock.FileLock(path, blocking=False):
+                pass
+    except (filelock.Timeout, OSError):  # an OSError: of another user, who may
+        return True
+    return False
+
+
 def names(name: str) -> Iterator[str]:
     """NAME, NAME-2, NAME-3 …, made safe for a file's name, of which most systems take 255 bytes."""
     stem = re.sub(r"[^\w.,=+-]", "_", name).strip(".").encode()[:200].decode(errors="ignore") or "run"

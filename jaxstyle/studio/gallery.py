@@ -63,10 +63,14 @@ def _status(directory: pathlib.Path) -> str:
 
 
 def status(directory: pathlib.Path) -> str:
-    """As its manifests say: "finished" once all that has begun has ended, else that of what has not."""
+    """As its manifests say: "finished" once all that has begun has ended, else that of what has not.
+
+    What says "running" and is held by no process, which ended as it compiled or was killed, is "unfinished".
+    """
     found = [_status(each) for each in arms(directory)]
     order = ("unfinished", "running", "interrupted", "diverged", "finished")
-    return min(found, key=order.index) if set(found) <= set(order) else "unfinished"
+    least = min(found, key=order.index) if set(found) <= set(order) else "unfinished"
+    return "unfinished" if least == "running" and not workdir.held(directory) else least
 
 
 def picture(directory: pathlib.Path) -> pathlib.Path | None:

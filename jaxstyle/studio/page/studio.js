@@ -270,7 +270,7 @@ function show(run) {
   if (count === 1 && latest) words.push(...facts(latest));
   $("state").replaceChildren(make("b", {}, run.name), " ", make("span", {}, words.join(" · ")));
   $("message").textContent = run.message;
-  act(run, active || waits);
+  act(run);
   curves(run.arms);
   $("made").hidden = false;
   $("made").firstElementChild.textContent = run.command;
@@ -332,13 +332,13 @@ function button(text, act) {
   return made;
 }
 
-function act(run, active) {
-  const key = JSON.stringify([run.name, run.state, run.report, run.arms.map((arm) => [arm.path, arm.status, arm.film])]);
+function act(run) {
+  const key = JSON.stringify([run.name, run.state, run.queued, run.report, run.arms.map((arm) => [arm.path, arm.status, arm.film])]);
   if ($("actions").dataset.key === key) return;
   $("actions").dataset.key = key;
   const found = [];
-  if (active) found.push(Object.assign(button(run.state === "waiting" ? "Take off the queue" : "Stop", () => ask(`stop/${place(run.name)}`, {})), { disabled: run.state === "stopping" }));
-  if (["interrupted", "unfinished", "running"].includes(run.state) && !active) found.push(button("Go on", () => ask(`go-on/${place(run.name)}`, {})));
+  if (run.queued) found.push(Object.assign(button(run.state === "waiting" ? "Take off the queue" : "Stop", () => ask(`stop/${place(run.name)}`, {})), { disabled: run.state === "stopping" }));
+  if (["interrupted", "unfinished", "failed"].includes(run.state) && run.arms.length) found.push(button("Go on", () => ask(`go-on/${place(run.name)}`, {})));
   if (run.arms.length === 1) found.push(...copies(run.arms[0]));
   if (run.report) found.push(make("a", { className: "button", href: `report/${place(run.name)}`, target: "_blank" }, "Report"));
   if (run.chosen.content && run.arms.length) found.push(hold(run));
