@@ -782,13 +782,15 @@ def test_in_a_browser_what_was_killed_goes_on_and_what_another_runs_is_left_alon
     try:
         with workdir.claimed(folder):
             driver.get(f"{client.address}#killed")
-            wait_for(lambda: "painting" in shown(driver, "#state"))
+            wait_for(lambda: "step 2400 of 2700" in shown(driver, "#state"))
             assert "Stop" not in shown(driver, "#actions")
             assert "Go on" not in shown(driver, "#actions")
         wait_for(lambda: "Go on" in shown(driver, "#actions"))
         assert "not finished" in shown(driver, "#state")
     finally:
         shutil.rmtree(folder)
+    wait_for(lambda: "killed" not in shown(driver, "#state"))
+    assert "no such run" not in shown(driver, "#message")
 
 
 def requests(driver):

@@ -221,6 +221,11 @@ async function look() {
   let busy = false;
   try {
     const runs = await ask("runs");
+    if (shown?.name === watched && !runs.some((run) => run.name === watched)) { // taken off before it began
+      location.hash = "";
+      location.reload();
+      return;
+    }
     busy = runs.some((run) => ["waiting", "running", "stopping"].includes(run.state));
     if (painting && !busy) settle(); // what no estimate could be made beside
     painting = busy;
@@ -259,7 +264,7 @@ function show(run) {
   const active = ["running", "stopping"].includes(run.state), waits = run.state === "waiting";
   const steps = Number(run.chosen.steps ?? 0);
   const done = run.arms.reduce((sum, arm) => sum + (arm.curve.step.at(-1) ?? 0), 0);
-  const count = run.chosen.against ? 2 : Math.max(run.arms.length, 1);
+  const count = Math.max(run.arms.length, run.chosen.against ? 2 : 1);
   const latest = run.arms.findLast((arm) => arm.curve.step.length);
   $("progress").hidden = !(active || waits);
   $("progress").className = done ? "" : "waiting";
