@@ -41,7 +41,7 @@ from .settings import Settings
 PROBLEMS: Mapping[str, Mapping[str, Any]] = {
     "photo": {"init": "content"},
     "noise": {"init": "noise"},
-    # Its weights of the terms belong to this network, whose features are ten times as large as torchvision's.
+    # Its weights of the terms belong to this network, whose features are 100 times as large as torchvision's.
     "article": {"loss": "ivanov2017", "init": "ivanov2017", "weights": "vgg16-keras"},
     "wasserstein": {"style_loss": "wasserstein", "style_weight": 1.0},
 }

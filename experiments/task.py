@@ -58,7 +58,8 @@ FOREIGN = {
     ),
     ("gatys", "vgg16-keras"): (
         "--loss=gatys: its weights of the terms belong to --weights=vgg16-torchvision; Keras's features are some "
-        "100 times as large, so that the style outweighs the photo, and the photo nearest, split and rot"
+        "100 times as large, so that the style outweighs the photo, or with nearest, split and rot the photo "
+        "the style"
     ),
 }
 
