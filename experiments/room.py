@@ -6,6 +6,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from jaxstyle.errors import UserError
 from jaxstyle.images import pictures
 from jaxstyle.losses import objective, strips
@@ -79,23 +81,30 @@ def share(needed: int | None, free: int, devices: int) -> str:
 
 
 def needs_less(form: objective.Form) -> str:
-    """The flag with which an evaluation needs less memory, if there is one."""
-    if strips.divisible(form) and form.strips == 1:
+    """The flag with which an evaluation needs less memory, if there is one; on several devices it has no strips."""
+    divisible = strips.divisible(form) and form.devices == 1
+    if divisible and form.strips == 1:
         return "--strips=4"
     if not form.remat:
         return "--remat"
-    return "--strips=64" if strips.divisible(form) and form.strips < 64 else ""
+    return "--strips=64" if divisible and form.strips < 64 else ""
 
 
 def check_memory(
-    settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]
+    settings: Settings,
+    form: objective.Form,
+    names: Sequence[str],
+    shape: Sequence[int],
+    devices: Sequence[jax.Device],
 ) -> None:
     """Refuses at once a size whose pictures or feature maps alone do not fit; the rest is known once it is compiled.
+
+    Each of the devices has a part of the maps.
 
     Raises:
       UserError: it is so.
     """
-    size, free = pictures.parse_size(settings.size), memory.available()
+    size, free = pictures.parse_size(settings.size), len(devices) * memory.available(devices)
     longer = inputs.longer_side(inputs.scaled(size, settings.style_scale))
     # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
     if 30 * longer**2 > free:
@@ -104,4 +113,4 @@ def check_memory(
             "smaller ones do"
         )
     least = int(strips.estimate(form, names, shape) / 1.6)
-    memory.check(least, free, *shape, helps=needs_less(form))
+    memory.check(least, free, *shape, helps=needs_less(form._replace(devices=len(devices))))

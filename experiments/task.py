@@ -223,7 +223,7 @@ def _read(settings: Settings, cache: Cache) -> Material:
     shape = result_shape(settings)
     settings = room.with_strips(settings, form, names, shape, len(cache.devices))
     form = form._replace(strips=settings.strips, remat=settings.remat)
-    room.check_memory(settings, form, names, shape)
+    room.check_memory(settings, form, names, shape, cache.devices)
     masks = regions.find(settings, network, cache)
     given = [inputs.read_pictures(settings, size, regions.pairs(masks)) for size in inputs.sizes(settings)]
     for each in given:

@@ -13,6 +13,7 @@ import pytest
 
 import jaxstyle
 from experiments import room
+from experiments.settings import Settings
 from jaxstyle.errors import UserError
 from jaxstyle.losses import objective, recipes
 from jaxstyle.network import convolution, vgg
@@ -137,6 +138,22 @@ def test_a_device_that_is_no_cpu_has_what_it_tells_and_no_limit_where_it_tells_n
 )
 def test_a_dry_run_tells_the_memory_that_is_free_where_it_is_told(needed, free, devices, said):
     assert room.share(needed, free, devices) == said
+
+
+def test_devices_share_a_pictures_maps_and_are_told_of_no_strips(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda devices: 2**30)
+    layers = vgg.layer_names("vgg16")[:11]  # at 1536x1024 1.6 GiB of maps
+
+    def check(devices: int) -> None:
+        given = Settings(size="1536"), objective.GATYS, layers, (1024, 1536)
+        room.check_memory(*given, [Card(None)] * devices)
+
+    with pytest.raises(UserError, match=r"1\.0 GiB are free; .* and --strips=4 takes less"):
+        check(1)
+    check(2)
+    monkeypatch.setattr(memory, "available", lambda devices: 2**29)
+    with pytest.raises(UserError, match=r"1\.0 GiB are free; .* and --remat takes less"):
+        check(2)
 
 
 # Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
