@@ -198,8 +198,8 @@ def compare(
 
     try:
         for suffix, given in comparison.plan:
-            first = directory / "arms" / (next(iter(comparison.optimizers)) + suffix)
-            posed = task.pose(room.as_begun(given, first), cache)
+            arms = (directory / "arms" / (label + suffix) for label in comparison.optimizers)
+            posed = task.pose(room.as_begun(given, *arms), cache)
             for label, text in comparison.optimizers.items():
                 own = directory / "arms" / (label + suffix)
                 if prefix.take(posed, text, own, [*map(pathlib.Path, comparison.prefixes)]):

@@ -47,9 +47,10 @@ def chosen(settings: Settings) -> Sequence[str]:
 
 
 @processes.alone
-def as_begun(settings: Settings, directory: pathlib.Path) -> Settings:
-    """The settings with the strips of a run that has begun in a directory, where memory may be free that was not."""
-    if settings.strips or not (flags := workdir.values(workdir.flags_of(directory))):
+def as_begun(settings: Settings, *directories: pathlib.Path) -> Settings:
+    """The settings with the strips of the first run that has begun there, where memory may be free that was not."""
+    begun = (values for each in directories if (values := workdir.values(workdir.flags_of(each))))
+    if settings.strips or not (flags := next(begun, None)):
         return settings
     with contextlib.suppress(UserError):  # no record, which is told when the run is to go on
         # Of these alone, as a sweep's are more than a run's.

@@ -117,6 +117,17 @@ def test_only_arms_that_were_added_run(comparison, study):
     assert metrics(comparison / "arms/lbfgs-seed1")[0, 2] != metrics(comparison / "arms/lbfgs")[0, 2]
 
 
+def test_an_arm_that_is_put_before_others_has_the_strips_of_those(study, tmp_path):
+    pictures = f"--content={study / 'slav.jpg'}", f"--style={study / 'picasso.jpg'}"
+    flags = (*pictures, "--size=32", "--steps=1", *narrow.FEW, f"--workdir={tmp_path}")
+    start(*flags, "--optimizer=adam", check=True)
+    record = tmp_path / "arms/adam/run.flags"  # as if begun where less memory was free
+    record.write_text(record.read_text().replace("--strips=1\n", "--strips=2\n"))
+    done = start(*flags, "--optimizer=gd:learning_rate=1", "--optimizer=adam")
+    assert done.returncode == 0, done.stderr
+    assert "--strips=2\n" in (tmp_path / "arms/gd-learning_rate=1/run.flags").read_text()
+
+
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
