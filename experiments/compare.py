@@ -237,6 +237,7 @@ def main() -> None:
     schedule = {"scales": base.scales or 1, "steps": base.steps or inputs.STEPS}
     base = dataclasses.replace(base, parametrization=variables, **schedule)
     parsed = [arm.parse_optimizer(dataclasses.replace(base, optimizer=text)) for text in specs.values()]
+    base = room.heaviest(base, specs.values())
     found = plan(base, pairs, seeds)
     # So that what is of no use is told before anything is written.
     posed = [task.pose(each.settings, cache) for each in found[: len(found) // seeds]]

@@ -114,6 +114,8 @@ def compiled(task: Task, spec: catalogue.Spec, number: int, cache: Cache, here: 
     shapes = tuple(task.shapes[max(number - 1, 0) : number + 1])
     key = static, shapes, number > 0, here.grid, signature((here.problem, values))
     if spec.name in catalogue.ON_HOST:
+        kept = catalogue.bytes_kept(spec, task.shapes[-1])
+        memory.check(kept, memory.available(here.grid.devices.flat), *task.shapes[-1][:2])
         return cache.get(key, lambda: _on_host(program, task, number, here, values))
     ready = cache.get(key, lambda: _on_mesh(program, task, number, here, values, key))
     needed, free = needed_at_last(ready, task, number, here), memory.available(here.grid.devices.flat)

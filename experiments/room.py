@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 
@@ -32,10 +32,16 @@ def with_strips(
       names: the layers that are evaluated.
       shape: of the result.
       devices: over which it is spread; on several it has no strips.
+
+    Raises:
+      UserError: it does not fit in the most strips that there are. A scale before the last would not tell.
     """
     if settings.strips or devices > 1:
         return dataclasses.replace(settings, strips=settings.strips or 1)
-    form = strips.fitting(form, names, shape, memory.available() - _images(settings, shape))
+    free = memory.available()
+    form = strips.fitting(form, names, shape, free - _images(settings, shape))
+    if form.strips > 1:
+        memory.check(expected(settings, form, names, shape), free, *shape)
     return dataclasses.replace(settings, strips=form.strips, remat=form.remat)
 
 
@@ -65,6 +71,12 @@ def _images(settings: Settings, shape: Sequence[int]) -> int:
     """Bytes that a run keeps besides an evaluation."""
     spec = catalogue.parse(settings.optimizer, settings.loss, settings.parametrization)
     return IMAGES * 4 * 3 * shape[0] * shape[1] + catalogue.bytes_kept(spec, shape)
+
+
+def heaviest(settings: Settings, texts: Iterable[str]) -> Settings:
+    """The settings with the one of several optimizers that keeps most: what fits is decided for all together."""
+    each = (dataclasses.replace(settings, optimizer=text) for text in texts)
+    return max(each, key=lambda given: _images(given, (64, 64)))
 
 
 def expected(settings: Settings, form: objective.Form, names: Sequence[str], shape: Sequence[int]) -> int:

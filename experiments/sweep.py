@@ -189,6 +189,7 @@ def main() -> None:
         if getattr(given, name) != getattr(Settings(), name):
             raise UserError(f"--{name}={getattr(given, name)}: a sweep leaves no pictures; leave it out")
     given = dataclasses.replace(given, scales=1, steps=given.steps or inputs.STEPS)
+    given = room.heaviest(given, [lanes.at_rate(text, 1) for text in texts])
 
     def pose(given: Settings) -> tuple[task.Task, str]:
         posed = task.pose(given, cache)

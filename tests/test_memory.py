@@ -156,6 +156,28 @@ def test_devices_share_a_pictures_maps_and_are_told_of_no_strips(monkeypatch):
         check(2)
 
 
+@pytest.mark.parametrize(
+    ("gibibytes", "optimizer"), [(16, "lbfgs"), (16, "adam"), (24, "lbfgs:history_size=100"), (24, "lbfgs")]
+)
+def test_what_fits_in_no_number_of_strips_is_refused_before_coarser_scales_are_painted(
+    monkeypatch, gibibytes, optimizer
+):
+    """L-BFGS keeps twenty images of 0.4 GiB, and the most strips need 6 GiB."""
+    monkeypatch.setattr(memory, "available", lambda: gibibytes * 2**30)
+    given = Settings(optimizer=optimizer, parametrization="pixels", size="6000")
+    arguments = objective.GATYS, vgg.layer_names("vgg16")[:9], (6000, 6000), 1
+    if (gibibytes, optimizer) in ((16, "adam"), (24, "lbfgs")):
+        assert room.with_strips(given, *arguments).strips > 1
+    else:
+        with pytest.raises(UserError, match=r"--size: 6000x6000 needs .* would fit$"):
+            room.with_strips(given, *arguments)
+
+
+def test_what_fits_is_decided_for_several_optimizers_by_the_one_that_keeps_most():
+    texts = ["adam", "lbfgs:history_size=20", "lbfgs"]
+    assert room.heaviest(Settings(), texts).optimizer == texts[1]
+
+
 # Every second of many small pieces is freed, so that none of what was freed is at the end of the heap.
 FREED = """
 import os, pathlib

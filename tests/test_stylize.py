@@ -913,6 +913,18 @@ def test_a_device_that_has_less_memory_than_it_told_is_told_in_one_line():
     assert "Buffers" not in told
 
 
+def test_what_an_optimizer_on_the_host_keeps_has_to_fit(folder):
+    code = (
+        "from experiments import launch, stylize; from jaxstyle.runs import memory\n"
+        "memory.available = lambda *_: 3 * 10**7\n"
+        "launch.run(stylize.main)"
+    )
+    optimizer, workdir = "--optimizer=scipy-lbfgs:history_size=1000", folder / "kept"
+    flags = *make_pictures(folder), *narrow.FEW, "--size=32", optimizer, f"--workdir={workdir}"
+    done = narrow.run("-c", code, *flags)
+    assert (done.returncode, "--size: 32x24 needs" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_path):
     path = tmp_path / "run.flags"
     path.write_text("--content=phöto.png\n", encoding="utf-8")
