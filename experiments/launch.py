@@ -326,13 +326,6 @@ def _parse(command: str, arguments: Sequence[str]) -> Sequence[str]:
         if rest[1:]:
             raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
         _check_flags(command)
-    except UnicodeDecodeError as error:
-        _fail(
-            UserError(
-                f"--flagfile: cannot decode its text as {error.encoding}: {error.reason}; it must be UTF-8, which "
-                "PYTHONUTF8=1 in front of the command reads in any locale"
-            )
-        )
     # ValueError: a flagfile whose name has a null character
     except (flags.Error, UserError, ValueError) as error:
         _fail(error)
@@ -383,6 +376,11 @@ def _lines(name: str, within: Sequence[str]) -> list[str]:
             lines = [line.removeprefix("\ufeff").strip() for line in file]  # which Windows puts before a text
     except OSError as error:
         raise UserError(f"--flagfile={path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--flagfile={path}: cannot decode its text as {error.encoding}: {error.reason}; it must be UTF-8, which "
+            "PYTHONUTF8=1 in front of the command reads in any locale"
+        ) from error
     flags_ = [line for line in lines if line and not line.startswith(("#", "//"))]
     return _expanded(flags_, (*within, path))
 

@@ -937,7 +937,7 @@ def test_a_flagfile_that_the_locale_cannot_read_is_named_with_what_helps(tmp_pat
         check=False,
     )
     assert done.returncode == 2
-    assert "--flagfile" in done.stderr
+    assert f"--flagfile={path}: cannot decode" in done.stderr
     assert "PYTHONUTF8=1" in done.stderr
 
 
