@@ -36,7 +36,11 @@ _OPTIMIZER = flags.DEFINE_multi_string(
     "NAME or NAME:key=value,key=value, as in adam:learning_rate=10; repeat it for each arm.",
 )
 _SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "Number of seeds, from --seed upwards; each starts every arm.", lower_bound=1
+    "seeds",
+    1,
+    "Number of seeds, from --seed upwards; each starts every arm.",
+    lower_bound=1,
+    upper_bound=10**4,
 )
 _PAIR = flags.DEFINE_multi_enum(
     "pair",

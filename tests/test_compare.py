@@ -136,6 +136,8 @@ def test_an_arm_that_is_put_before_others_has_the_strips_of_those(study, tmp_pat
         ("--pair=C", "--pair"),
         ("--pair=B2 --pair=A", "--pair=B2: the first pair of the comparison"),
         ("--seeds=4294967297", "--seeds"),
+        ("--seeds=1000000000", "--seeds"),
+        ("--seed=4294967295 --seeds=2", "leaves 1 seeds below"),
         ("--content=absent.jpg", "absent.jpg"),
     ],
 )
