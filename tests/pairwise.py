@@ -53,6 +53,7 @@ FLAGS: dict[str, Sequence[str | None]] = {
     "content_weight_mask": (None, "@/left.png"),
     "init": ("content", "noise", "style_statistics", "ivanov2017", "@/style.png"),
     "steps": ("1", "3", "4"),
+    "evaluations": (None, "3"),
     "scales": (None, "1", "2", "3"),
     "optimizer": (
         *("lbfgs", "adam", "scipy-lbfgs", "nonlinear-cg", "optax-lbfgs", "gd:learning_rate=1e9"),
@@ -91,7 +92,7 @@ REFUSED = (
     lambda f: f.get("strips") == "3" and f.get("loss") == "ivanov2017",
     lambda f: f.get("strips") == "3" and f.get("style_loss") not in (None, "gram", "wasserstein"),
     lambda f: f.get("strips") == "3" and f.get("content_loss") == "self_similarity",
-    lambda f: f.get("scales") in ("2", "3") and f.get("steps") == "1",
+    lambda f: f.get("scales") in ("2", "3") and (f.get("steps") == "1" or f.get("evaluations")),
     lambda f: f.get("style_loss") == "mrf" and " " in f.get("style", "") and not f.get("content_mask"),
     lambda f: f.get("regions") and " " in f.get("style", ""),
     lambda f: f.get("regions") and (f.get("content_mask") or f.get("style_mask")),
@@ -178,7 +179,8 @@ def broken(flags: Flags, folder: pathlib.Path, given: Sequence[str]) -> str | No
     made = results(run)
     manifest = json.loads((run / "manifest.json").read_text())
     rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True, ndmin=1)
-    if manifest["status"] != "diverged" and len(rows) != int(flags["steps"]) + 1:
+    short = manifest["status"] == "diverged" or flags["evaluations"]
+    if len(rows) != int(flags["steps"]) + 1 and not short:
         return f"{len(rows)} rows of {flags['steps']} steps"
     if leftovers(run):
         return f"left {leftovers(run)}"
