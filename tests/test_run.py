@@ -423,7 +423,11 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "stays"),
-    [([], False), (["report.html", "arms/run.flags"], False)]
+    [
+        ([], False),
+        (["report.html", "arms/run.flags"], False),
+        (["regions/photo-1.png", "tensorboard/a"], False),
+    ]
     + [([name], True) for name in ("metrics.csv", "checkpoints/3/arrays.npz", "parts/adam/curves.npz")],
 )
 def test_a_run_that_is_refused_before_it_has_anything_to_keep_leaves_the_folder_free(tmp_path, more, stays):
@@ -442,6 +446,19 @@ def test_a_run_that_is_refused_before_it_has_anything_to_keep_leaves_the_folder_
     if not stays:
         assert [*tmp_path.iterdir()] == []
         assert workdir.begin(tmp_path, "--size=5000\n", overwrite=False) == "new"
+
+
+def test_a_run_that_is_refused_in_a_folder_of_the_users_leaves_what_was_there(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+
+    def refused():
+        with workdir.claimed(tmp_path):
+            workdir.begin(tmp_path, "--size=9000\n", overwrite=False)
+            raise UserError("--size: needs more memory")
+
+    with pytest.raises(UserError, match="needs more memory"):
+        refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_a_run_that_was_begun_before_stays_when_it_is_refused(tmp_path):

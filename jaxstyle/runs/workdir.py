@@ -44,6 +44,9 @@ FILES = (
 FOLDERS = ("checkpoints", "snapshots", "arms", "parts", "jobs", "tensorboard", "regions")
 LOCK = ".jaxstyle.lock"
 
+#: Files and folders of a run that are there before it has anything to keep.
+_EARLY = {"run.flags", "manifest.json", "report.html", LOCK, "regions", "tensorboard"}
+
 
 class HeldError(UserError):
     """Another process holds the directory."""
@@ -79,8 +82,9 @@ def _withdrawn(directory: pathlib.Path) -> Iterator[None]:
         yield
     except UserError:
         if record.exists() and not before and not processes.several():
-            files = {path.name for path in directory.rglob("*") if path.is_file()}
-            if files <= {"run.flags", "manifest.json", "report.html", LOCK}:
+            places = [directory / name for name in (*FILES, *FOLDERS)]
+            files = {path for place in places for path in (place, *place.rglob("*")) if path.is_file()}
+            if all(_EARLY & {*path.relative_to(directory).parts} for path in files):
                 _delete(directory, ())
         raise
 
