@@ -536,7 +536,7 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
 
 
 @pytest.mark.parametrize(
-    ("file", "mark", "count"), [("curves.npz", "answer", 12), ("curves-192.npz", "answer at 192", 16)]
+    ("file", "mark", "count"), [("curves.npz", "answer", 13), ("curves-192.npz", "answer at 192", 16)]
 )
 def test_the_answer_of_the_page_is_of_the_committed_curves(file, mark, count):
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
