@@ -56,10 +56,15 @@ def parse_rates(texts: Iterable[str]) -> list[float]:
 
 
 def at_rate(text: str, rate: float) -> str:
-    """An optimizer's text, which leaves the learning rate open, with a rate."""
+    """An optimizer's text, which leaves the learning rate open, with a rate in all its digits."""
     method, at, variables = text.strip().partition("@")
     name, _, rest = method.partition(":")
-    return f"{name}:learning_rate={rate:g}" + (f",{rest}" if rest else "") + at + variables
+    return (
+        f"{name}:learning_rate={repr(rate).removesuffix('.0')}"
+        + (f",{rest}" if rest else "")
+        + at
+        + variables
+    )
 
 
 class Lanes(NamedTuple):

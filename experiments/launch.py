@@ -88,9 +88,7 @@ def define_workdir(name: str) -> flags.FlagHolder[str | None]:
     text = (
         f"Where the command writes. By default runs/{name}, or the first of -2, -3 … that is free or goes on."
     )
-    holder = flags.DEFINE_string("workdir", None, text)
-    flags.register_validator("workdir", lambda value: value != "", "must name a folder; . is this one")
-    return holder
+    return flags.DEFINE_string("workdir", None, text)
 
 
 def find_workdir(where: str | None, name: str, record: str, changeable: Collection[str]) -> pathlib.Path:
@@ -400,7 +398,7 @@ def _repeatable(name: str) -> bool:
 
 
 def _check_flags(command: str) -> None:
-    """Refuses flags of other commands, and what is no single line where it is no path.
+    """Refuses flags of other commands, a folder of no name, and what is no single line where it is no path.
 
     Raises:
       UserError: one was given.
@@ -412,6 +410,8 @@ def _check_flags(command: str) -> None:
                 raise UserError(
                     f"--{flag.name}: is no flag of this command; --helpshort lists those that are"
                 )
+            if flag.name == "workdir" and flag.value == "":
+                raise UserError("--workdir=: must name a folder; . is this one")
             if flag.name in _PATHS or isinstance(flag.parser, settings.PathParser):
                 continue
             texts = flag.value if isinstance(flag.value, list) else [flag.value]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import lanes
 from jaxstyle.lab import records
 
 
@@ -215,3 +216,9 @@ def test_a_best_rate_at_the_edge_is_told():
     assert "no larger rate was tried" in records.describe_best(rates(9, 8, 7))
     assert "tried" not in records.describe_best(rates(9, 7, 8))
     assert "every learning rate diverged" in records.describe_best(rates(None, None))
+
+
+@pytest.mark.parametrize("rate", ["10", "0.003", "0.12345678901", "1e-07"])
+def test_an_optimizer_has_its_rate_in_all_digits(rate):
+    text = lanes.at_rate("adam:b1=0.8@fourier", float(rate))
+    assert text == f"adam:learning_rate={rate},b1=0.8@fourier"

@@ -76,6 +76,12 @@ def test_a_flag_that_a_command_does_not_heed_is_refused(command, flag):
     assert told == f"{command}: --{name}: is no flag of this command; --helpshort lists those that are\n"
 
 
+@pytest.mark.parametrize("command", ["sweep", "studio", "verify", "article"])
+def test_a_folder_of_no_name_is_refused(command):
+    told = narrow.refused(f"experiments.{command}", "--workdir=")
+    assert told == f"{command}: --workdir=: must name a folder; . is this one\n"
+
+
 def test_what_each_process_sets_up_is_a_flag_of_every_command():
     told = narrow.refused("experiments.article", "--processes=1", "--nodeterministic", "--compilation_cache=")
     assert "--comparison: nothing has ended" in told
