@@ -209,6 +209,8 @@ async function paint(event) {
 
 // --- what is on its way and what was made ------------------------------------------------------------------------------
 
+const addressed = () => (location.hash ? decodeURIComponent(location.hash.slice(1)) : null);
+
 function watch(name) {
   watched = name;
   location.hash = encodeURIComponent(name);
@@ -435,7 +437,12 @@ async function begin() {
   for (const copy of document.querySelectorAll(".command button")) copy.onclick = () => copyText(copy);
   for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
   restore({ ...about.defaults, ...JSON.parse(sessionStorage.getItem("chosen") ?? "{}") });
-  watched = location.hash ? decodeURIComponent(location.hash.slice(1)) : null;
+  watched = addressed();
+  addEventListener("hashchange", () => { // another address in this window, or Back
+    if (addressed() === watched) return;
+    watched = addressed();
+    look();
+  });
   look();
 }
 
