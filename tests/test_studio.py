@@ -758,7 +758,8 @@ def test_in_a_browser_from_drop_to_download(client, browser):
     click("#paint")
     wait_for(lambda: "-facets done" in text("#state"))
     assert text("#made code") == typed
-    assert driver.execute_script("return document.querySelector('#canvas img').naturalWidth") == 48
+    width = "return document.querySelector('#canvas img').naturalWidth"
+    wait_for(lambda: driver.execute_script(width) == 48, 10)  # it loads after the words
     assert driver.execute_script("return document.querySelectorAll('#curve polyline').length") == 1
     click('#actions a[href$=".tiff"]')
     saved = wait_for(lambda: list(folder.glob("*.tiff")))[0]
