@@ -59,12 +59,8 @@ def at_rate(text: str, rate: float) -> str:
     """An optimizer's text, which leaves the learning rate open, with a rate in all its digits."""
     method, at, variables = text.strip().partition("@")
     name, _, rest = method.partition(":")
-    return (
-        f"{name}:learning_rate={repr(rate).removesuffix('.0')}"
-        + (f",{rest}" if rest else "")
-        + at
-        + variables
-    )
+    digits = repr(rate).removesuffix(".0")
+    return f"{name}:learning_rate={digits}" + (f",{rest}" if rest else "") + at + variables
 
 
 class Lanes(NamedTuple):
