@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -732,6 +733,16 @@ field.dispatchEvent(new Event("input"));
 def shown(driver, selector):
     """The text that a page has there."""
     return driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+
+
+def test_as_many_arms_as_have_a_colour_are_told_apart_by_it():
+    page = pathlib.Path(gallery.__file__).parent / "page"
+    count = int(re.search(r"arm\$\{index % (\d+)\}", (page / "studio.js").read_text())[1])
+    colours = dict(
+        re.findall(r"^\.arm(\d) \{ color: (.+); \}", (page / "studio.css").read_text(), re.MULTILINE)
+    )
+    assert list(colours) == [str(index) for index in range(count)]
+    assert len(set(colours.values())) == count == 6
 
 
 def test_in_a_browser_from_drop_to_download(client, browser):

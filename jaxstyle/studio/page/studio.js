@@ -301,7 +301,7 @@ function draw(run) {
     const image = canvas.children[index].querySelector("img"), caption = canvas.children[index].querySelector("figcaption");
     if (caption && caption.dataset.key !== JSON.stringify(arm)) {
       caption.dataset.key = JSON.stringify(arm);
-      caption.replaceChildren(make("b", { className: `arm${index % 2}` }, arm.label || "comes next"), ...facts(arm), make("span", {}, ...copies(arm)));
+      caption.replaceChildren(make("b", { className: hue(index) }, arm.label || "comes next"), ...facts(arm), make("span", {}, ...copies(arm)));
     }
     const source = arm.picture
       ? `picture/${place(arm.path)}?v=${arm.picture}`
@@ -315,6 +315,9 @@ function draw(run) {
     }
   });
 }
+
+/** The class that colours the name and the curve of an arm. */
+const hue = (index) => `arm${index % 6}`;
 
 /** What a run has come to: its loss and what that took. */
 function facts(arm) {
@@ -401,10 +404,11 @@ function curves(arms) {
     parts.push(svg("text", { x: x(value), y: bottom + 18, "text-anchor": share === 1 ? "end" : share ? "middle" : "start" },
       clock === "seconds" ? value.toPrecision(3) : Math.round(value)));
   }
-  lines.forEach((arm, index) => {
+  lines.forEach((arm, row) => {
+    const own = hue(arms.indexOf(arm));
     const points = arm.curve.total.map((total, k) => total > 0 ? `${x(arm.curve[clock][k]).toFixed(1)},${y(total).toFixed(1)}` : "");
-    parts.push(svg("polyline", { class: `arm${index % 2}`, points: points.join(" ") }));
-    if (lines.length > 1) parts.push(svg("text", { class: `arm${index % 2}`, x: right, y: top + 14 + 16 * index, "text-anchor": "end" }, arm.label));
+    parts.push(svg("polyline", { class: own, points: points.join(" ") }));
+    if (lines.length > 1) parts.push(svg("text", { class: own, x: right, y: top + 14 + 16 * row, "text-anchor": "end" }, arm.label));
   });
   $("curve").querySelector("svg").replaceChildren(...parts);
 }
