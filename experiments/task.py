@@ -50,13 +50,14 @@ class Task(NamedTuple):
     masks: regions.Found | None = None
 
 
-#: What is told of a form of the losses with a network for which its weights of the terms are not.
+#: What is told of a form of the losses with a network for which its weights of the terms are not, by whether the
+#: network takes pixels in [0, 255], as Keras's do.
 FOREIGN = {
-    ("ivanov2017", "vgg16-torchvision"): (
+    ("ivanov2017", False): (
         "--loss=ivanov2017: its weights of the terms belong to --weights=vgg16-keras (extra keras-weights); "
         "with torchvision's network total variation outweighs the style, and pictures go dark"
     ),
-    ("gatys", "vgg16-keras"): (
+    ("gatys", True): (
         "--loss=gatys: its weights of the terms belong to --weights=vgg16-torchvision; Keras's features are some "
         "100 times as large, so that the style outweighs the photo, or with nearest, split and rot the photo "
         "the style"
@@ -68,9 +69,10 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
     """The weights, read once; of a network that does not suit the losses, a word about it."""
 
     def read() -> weights.Weights:
-        if told := FOREIGN.get((settings.loss, settings.weights)):
+        found = weights.load(settings.weights)
+        if told := FOREIGN.get((settings.loss, bool((found.network.std == 1).all()))):
             print(told, file=sys.stderr)
-        return weights.load(settings.weights)
+        return found
 
     return cache.get(("weights", settings.weights), read)
 

@@ -283,7 +283,7 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def network() -> vgg.Network:
+def network(name: str) -> vgg.Network:
     rng = np.random.default_rng(0)
     channels, convolutions = 3, {}
     for layer in vgg.layer_names("vgg16"):
@@ -291,13 +291,14 @@ def network() -> vgg.Network:
         kernel = rng.normal(0, (2 / (9 * channels)) ** 0.5, (3, 3, channels, width)).astype(np.float32)
         convolutions[layer] = vgg.Filters(kernel, np.zeros(width, np.float32))
         channels = width
-    return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32([58, 57, 57]))
+    std = [1, 1, 1] if name == "vgg16-keras" else [58, 57, 57]
+    return vgg.Network(convolutions, np.float32([120, 115, 100]), np.float32(std))
 
 
 if __name__ == "__main__":
     load = weights.load
     weights.load = lambda name: (
-        weights.Weights(name, "vgg16", network(), "0" * 64) if name in weights.NAMES else load(name)
+        weights.Weights(name, "vgg16", network(name), "0" * 64) if name in weights.NAMES else load(name)
     )
     weights.lpips_heads = lambda: {layer: np.ones(4 * int(layer[5]), np.float32) for layer in photo.LAYERS}
     del sys.argv[0]
