@@ -48,6 +48,7 @@ DEVICES = flags.DEFINE_integer(
     "is shared by as many as are asked for. --processes have equal shares. What runs on the host, and a job of "
     "--launcher, takes one.",
     lower_bound=1,
+    upper_bound=1024,
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",

@@ -612,10 +612,12 @@ def test_a_dry_run_says_what_a_run_would_take_and_writes_nothing(folder, stylize
         assert words in output
 
 
-def test_a_dry_run_counts_the_evaluations_with_which_a_run_ends(folder, stylize):
-    status, output, errors = stylize("--dry_run", "--evaluations=3", f"--workdir={folder / 'few'}")
+def test_a_dry_run_counts_the_evaluations_with_which_a_run_ends_and_its_strips(folder, stylize):
+    flags = "--dry_run", "--evaluations=3", "--strips=2"
+    status, output, errors = stylize(*flags, f"--workdir={folder / 'few'}")
     assert status == 0, errors
     assert "evaluations: 3 at least" in output
+    assert "strips: 2" in output.splitlines()
 
 
 @pytest.mark.parametrize("evaluations", [None, 5])
