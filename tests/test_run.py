@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+import filelock
 import jax
 import jax.numpy as jnp
 import narrow
@@ -419,6 +420,16 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
         holder.kill()
     with workdir.claimed(tmp_path):
         assert f"process {os.getpid()}" in (tmp_path / workdir.LOCK).read_text()
+
+
+def test_who_only_looks_whether_a_directory_is_held_keeps_nobody_out(tmp_path):
+    looking = filelock.FileLock(
+        tmp_path / workdir.LOCK, thread_local=False
+    )  # as `held` has it, though for longer
+    looking.acquire()
+    threading.Timer(0.01, looking.release, [True]).start()
+    with workdir.claimed(tmp_path):
+        assert workdir.held(tmp_path)
 
 
 @pytest.mark.parametrize(

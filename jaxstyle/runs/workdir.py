@@ -124,7 +124,7 @@ def locked(directory: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path) -> Iterator[None]:
     path = directory / LOCK
-    lock = filelock.FileLock(path, blocking=False)
+    lock = filelock.FileLock(path, timeout=0.5)  # longer than `held` has it
     try:
         lock.acquire()
     except filelock.Timeout:
