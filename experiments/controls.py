@@ -153,6 +153,7 @@ def values(given: Settings) -> dict[str, str]:
     suits = recipes.suiting(given.loss, loss).style_weight
     return found | {
         "style": inputs.parse_style(given.style[0])[0],
+        "style_scale": text(given.style_scale[0]),
         "style_loss": loss,
         "style_weight": "" if given.style_weight in (None, suits) else text(given.style_weight),
         "against": "",

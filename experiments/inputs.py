@@ -250,7 +250,7 @@ def read_pictures(settings: Settings, size: pictures.Size, regions: Regions = ()
     photo = pictures.read(settings.content, size, settings.resize, smallest=pictures.MIN_SIDE)
     sources = [Source("content", settings.content, photo.shape)]
     styles = []
-    for style, found in read_styles(settings, photo, scaled(size, settings.style_scale), regions):
+    for style, found in read_styles(settings, photo, size, regions):
         styles.append(style)
         sources += found
     mask = read_mask("content_weight_mask", settings.content_weight_mask, photo.shape)
@@ -263,18 +263,18 @@ def read_pictures(settings: Settings, size: pictures.Size, regions: Regions = ()
 def read_styles(
     settings: Settings, photo: Image, size: pictures.Size, regions: Regions = ()
 ) -> Iterator[tuple[objective.Style, list[Source]]]:
-    """Each style picture, brought to a size, with its share and its masks; and what was read for it.
+    """Each style picture for a result of a size, with its share and its masks; and what was read for it.
 
     With `regions` the one style picture comes once for each, as if their masks were given as files.
 
     Raises:
-      UserError: a file cannot be used, or there are not as many masks as style pictures.
+      UserError: a file cannot be used, or there are not as many masks or scales as style pictures.
     """
     preserve, flags = color.PRESERVE[settings.preserve_color], ("content_mask", "style_mask")
     masks = (_mask_paths(flag, getattr(settings, flag), len(settings.style)) for flag in flags)
-    for text, *paths in zip(settings.style, *masks, strict=True):
+    for text, scale, *paths in zip(settings.style, style_scales(settings), *masks, strict=True):
         path, share = parse_style(text)
-        picture = pictures.read(path, size, settings.resize, smallest=pictures.MIN_SIDE)
+        picture = pictures.read(path, scaled(size, scale), settings.resize, smallest=pictures.MIN_SIDE)
         prepared, shapes = preserve.prepare_style(picture, photo), (photo.shape, picture.shape)
         files = list(zip(flags, paths, shapes, strict=True))
         sources = [Source("style", path, picture.shape)]
@@ -282,6 +282,21 @@ def read_styles(
         of_regions = [[_brought(*each) for each in zip(pair, shapes, strict=True)] for pair in regions]
         for both in of_regions or [[read_mask(*each) for each in files]]:
             yield objective.Style(prepared, share, *both), sources
+
+
+def style_scales(settings: Settings) -> Sequence[float]:
+    """The scale of each style picture.
+
+    Raises:
+      UserError: there are others than one for all or one for each.
+    """
+    scales, count = settings.style_scale, len(settings.style)
+    if len(scales) not in (1, count):
+        raise UserError(
+            f"--style_scale: {len(scales)} given for {count} of --style; give it once for all, or once for each, in "
+            "the same order"
+        )
+    return scales * (count // len(scales))
 
 
 def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:

@@ -72,9 +72,9 @@ def find(settings: Settings, network: vgg.Network, cache: Cache) -> Found | None
     for flag in ("content_mask", "style_mask"):
         if getattr(settings, flag):
             raise UserError(f"--regions={settings.regions}: --{flag} is given too; take one or the other")
-    (style,), size = settings.style, pictures.parse_size(settings.size)
-    paths = settings.content, inputs.parse_style(style)[0]
-    sizes = size, inputs.scaled(size, settings.style_scale)
+    (style,), (scale,) = settings.style, inputs.style_scales(settings)
+    paths, size = (settings.content, inputs.parse_style(style)[0]), pictures.parse_size(settings.size)
+    sizes = size, inputs.scaled(size, scale)
 
     def make() -> Found:
         prepared = vgg.prepare(network, max(LAYERS), "direct", padding="edge")

@@ -118,11 +118,12 @@ def check_memory(
       UserError: it is so.
     """
     size, free = pictures.parse_size(settings.size), len(devices) * memory.available(devices)
-    longer = inputs.longer_side(inputs.scaled(size, settings.style_scale))
+    largest = max(settings.style_scale)
+    longer = inputs.longer_side(inputs.scaled(size, largest))
     # Pillow's picture, its floats and the result of a filter: some ten bytes a value.
     if 30 * longer**2 > free:
         raise UserError(
-            f"--style_scale={settings.style_scale}: style pictures of {longer} pixels do not fit into memory; "
+            f"--style_scale={largest}: style pictures of {longer} pixels do not fit into memory; "
             "smaller ones do"
         )
     least = int(strips.estimate(form, names, shape) / 1.6)

@@ -58,6 +58,7 @@ def _field(define: Callable, default: Any, help_: str, **options: Any) -> Any:
 _text = functools.partial(_field, flags.DEFINE_string)
 _texts = functools.partial(_field, flags.DEFINE_multi_string)
 _number = functools.partial(_field, flags.DEFINE_float)
+_numbers = functools.partial(_field, flags.DEFINE_multi_float)
 _count = functools.partial(_field, flags.DEFINE_integer)
 _switch = functools.partial(_field, flags.DEFINE_bool)
 _path = functools.partial(_field, flags.DEFINE, parser=PathParser())
@@ -138,9 +139,10 @@ class Settings:
         "image itself (split, to go on with --init=PICTURE), or Gram matrices across layers (cross). By default "
         "wasserstein, and gram for --loss=ivanov2017.",
     )
-    style_scale: float = _number(
-        1.0,
-        "Size of the style pictures, relative to --size: larger gives larger brush strokes.",
+    style_scale: tuple[float, ...] = _numbers(
+        (1.0,),
+        "Size of the style pictures, relative to --size: larger gives larger brush strokes. Once for all, or once "
+        "for each --style, in their order.",
         lower_bound=0.05,
         upper_bound=20,
     )
@@ -259,7 +261,7 @@ def _define(values: flags.FlagValues) -> None:
             field.metadata["define"](name=name, flag_values=values)
     check = functools.partial(flags.register_validator, flag_values=values)
     check("bits", lambda bits: bits in (8, 16), "must be 8 or 16")
-    check("style_scale", math.isfinite, "must be a number")
+    check("style_scale", lambda scales: all(map(math.isfinite, scales)), "must be a number")
 
 
 _define(flags.FLAGS)

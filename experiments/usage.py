@@ -47,7 +47,7 @@ def text(about: str, known: Iterable[flags.Flag]) -> str:
 def _entry(flag: flags.Flag) -> str:
     """`--name: help (default: value; range)`."""
     said = flag.help.replace(";\n    repeat this option to specify a list of values", "")
-    default = " ".join(flag.default) if isinstance(flag.default, list) else flag.default_as_str
+    default = " ".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default_as_str
     facts = ["default: " + default.strip("'")] if default else []
     facts += [flag.parser.syntactic_help] if flag.parser.syntactic_help else []
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"

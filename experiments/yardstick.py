@@ -53,7 +53,7 @@ def measure(path: pathlib.Path, given: Settings, yardstick: Yardstick, cache: Ca
     content = pictures.read(given.content, (width, height), given.resize)
     # As in a run, both sides of a style picture are fixed where those of the result were.
     keeps_aspect = isinstance(pictures.parse_size(given.size), int)
-    size = inputs.scaled(max(width, height) if keeps_aspect else (width, height), given.style_scale)
+    size = max(width, height) if keeps_aspect else (width, height)
     smallest, styles = vgg.smallest_side(max(style.HELD_OUT_LAYERS)), []
     if min(height, width) < smallest:
         raise UserError(

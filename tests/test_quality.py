@@ -366,7 +366,7 @@ def test_with_masks_a_result_is_compared_to_each_style_where_that_was_wanted(
 
 def test_a_record_without_flags_that_came_later_has_their_defaults(make_run):
     given = measure.recorded(make_run("run", np.zeros((32, 48, 3))))
-    assert (given.style_scale, given.resize, given.preserve_color) == (1.0, "lanczos", "none")
+    assert (given.style_scale, given.resize, given.preserve_color) == ((1.0,), "lanczos", "none")
 
 
 def test_folders_of_runs_and_of_comparisons_stand_for_all_their_runs(tmp_path, make_run):

@@ -32,7 +32,7 @@ def test_every_value_comes_back_from_its_record():
         content_weight_mask="~/mask.png",
         init="file:x",
         clip=True,
-        style_scale=0.3,
+        style_scale=(0.3, 2.0),
     )
     assert settings.parse(settings.record(given)) == given
     assert "=~/" not in settings.record(given)  # which a command would take for the user's folder
@@ -154,3 +154,20 @@ def test_a_mask_painted_black_on_nothing_is_refused(tmp_path):
     painted("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match="is black all over; what is white counts, not what is transparent"):
         inputs.read_mask("content_mask", str(tmp_path / "mask.png"), (24, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("scales", "longer_sides"),
+    [((1.0,), [64, 64]), ((0.5,), [32, 32]), ((2.0, 0.5), [128, 32])],
+)
+def test_style_pictures_have_one_scale_or_each_its_own(scales, longer_sides):
+    given = Settings(style=("sample:night", "sample:facets:2"), style_scale=scales)
+    read = inputs.read_pictures(given, 64)
+    assert [max(style.picture.shape) for style in read.styles] == longer_sides
+    assert [style.share for style in read.styles] == [1, 2]
+
+
+def test_scales_for_some_style_pictures_alone_are_refused():
+    given = Settings(style=("sample:night",) * 3, style_scale=(2.0, 0.5))
+    with pytest.raises(UserError, match="--style_scale: 2 given for 3 of --style"):
+        inputs.read_pictures(given, 64)
