@@ -333,7 +333,13 @@ def test_after_a_failed_search_lbfgs_is_as_if_it_began(scaling):
     np.testing.assert_allclose(again.image, anew.image, rtol=1e-5)
 
 
-@pytest.mark.parametrize("text", ["lbfgs:history_size=3", "adam", "scipy-lbfgs", "noisy_sgd:learning_rate=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("lbfgs:history_size=3", "adam", "scipy-lbfgs", "noisy_sgd:learning_rate=1"),
+        "lbfgs:history_size=3@pyramid:levels=2",
+    ],
+)
 def test_what_an_optimizer_keeps_is_known_beforehand(text):
     spec = catalogue.parse(text)
     image = jnp.ones((70, 90, 3))

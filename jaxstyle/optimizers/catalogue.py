@@ -266,19 +266,26 @@ def build(name: str, static: tuple[tuple[str, bool | int | str], ...]) -> Callab
 def bytes_kept(spec: Spec, shape: Sequence[int]) -> int:
     """What an optimizer remembers between two steps on an image of a height and a width.
 
-    One on the host tells it by the state of a small image, as that cannot be had without making it.
+    In variables it is what it remembers of them, and they and the gradient there. One on the host tells it by the
+    state of a small image, as that cannot be had without making it.
     """
     on_host = spec.name in ON_HOST
     height, width = (64, 64) if on_host else shape[:2]
+    options = dict(spec.static)
+    variables = parametrization.parse(options.pop("parametrization", "pixels"))
+    seen, twice = jax.ShapeDtypeStruct((height, width, 3), jnp.float32), ()
+    if variables:
+        seen = jax.eval_shape(variables.encode, seen)
+        twice = seen, seen
 
     def init() -> Any:
-        image = jnp.zeros((height, width, 3), jnp.float32)
+        image = jnp.zeros(seen.shape, jnp.float32)
         nothing = Iterate(image, Evaluation(jnp.float32(0), Terms(*3 * [jnp.float32(0)]), image))
         traced = dict(spec.traced) | ({"key": jax.random.key(0)} if spec.needs_key else {})
-        return build(spec.name, spec.static)(**traced).init(nothing)
+        return build(spec.name, tuple(options.items()))(**traced).init(nothing)
 
     state = init() if on_host else jax.eval_shape(init)
-    kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, twice)))
     return int(kept / (height * width) * shape[0] * shape[1])
 
 
