@@ -291,12 +291,8 @@ def style_scales(settings: Settings) -> Sequence[float]:
       UserError: there are others than one for all or one for each.
     """
     scales, count = settings.style_scale, len(settings.style)
-    if len(scales) not in (1, count):
-        raise UserError(
-            f"--style_scale: {len(scales)} given for {count} of --style; give it once for all, or once for each, in "
-            "the same order"
-        )
-    return scales * (count // len(scales))
+    given = scales * count if len(scales) == 1 else scales
+    return _one_each("style_scale", given, count, "one alone is for all")
 
 
 def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -305,13 +301,16 @@ def _mask_paths(flag: str, given: Sequence[str] | None, count: int) -> Sequence[
     Raises:
       UserError: there are more or fewer, and not none at all.
     """
-    found = given or [""] * count
-    if len(found) != count:
+    return _one_each(flag, given or [""] * count, count, f"--{flag}= stands for none")
+
+
+def _one_each(flag: str, given: Sequence[Any], count: int, otherwise: str) -> Sequence[Any]:
+    if len(given) != count:
         raise UserError(
-            f"--{flag}: {len(found)} given for {count} of --style; each style picture needs one, in the same "
-            f"order; --{flag}= stands for none"
+            f"--{flag}: {len(given)} given for {count} of --style; each style picture needs one, in the same "
+            f"order; {otherwise}"
         )
-    return found
+    return given
 
 
 def read_mask(flag: str, path: str | None, shape: Sequence[int]) -> Mask | None:

@@ -283,7 +283,7 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def network(name: str) -> vgg.Network:
+def network(name: str = "vgg16-torchvision") -> vgg.Network:
     rng = np.random.default_rng(0)
     channels, convolutions = 3, {}
     for layer in vgg.layer_names("vgg16"):

@@ -209,7 +209,7 @@ def main() -> None:
     parsed = parser.parse_args()
     rng = random.Random(parsed.seed)
     drawn = itertools.chain.from_iterable(covering(rng) for _ in itertools.count())
-    known = narrow.network("vgg16-torchvision")
+    known = narrow.network()
     weights.load = lambda name: weights.Weights(name, "vgg16", known, "0" * 64)
     faults, met = 0, set()
     statuses = Counter()

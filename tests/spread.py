@@ -56,10 +56,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 def pose(narrow: bool, height: int, width: int, method: str) -> objective.Problem:
     """A problem of random pictures; of the whole network only its shapes matter, and all is zero."""
     prepared = vgg.prepare(
-        network("vgg16-torchvision") if narrow else benchmark.random_network(),
-        "block5_conv1",
-        method,
-        padding="edge",
+        network() if narrow else benchmark.random_network(), "block5_conv1", method, padding="edge"
     )
     content, style = jax.random.uniform(jax.random.key(0), (2, height, width, 3), maxval=255.0)
     weighting = recipes.weighting(recipes.RECIPES["gatys"], content.shape)

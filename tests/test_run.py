@@ -423,10 +423,8 @@ def test_a_directory_is_held_by_one_process_and_by_no_dead_one(tmp_path):
 
 
 def test_who_only_looks_whether_a_directory_is_held_keeps_nobody_out(tmp_path):
-    looking = filelock.FileLock(
-        tmp_path / workdir.LOCK, thread_local=False
-    )  # as `held` has it, though for longer
-    looking.acquire()
+    looking = filelock.FileLock(tmp_path / workdir.LOCK, thread_local=False)
+    looking.acquire()  # as `held` does, though for longer
     threading.Timer(0.01, looking.release, [True]).start()
     with workdir.claimed(tmp_path):
         assert workdir.held(tmp_path)
