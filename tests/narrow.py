@@ -220,6 +220,7 @@ def _fork_rows() -> None:
 
 def _import_all() -> None:
     """Imports what commands have in common, and does once what takes longer the first time."""
+    import jaxopt  # noqa: F401
     from jaxlib.mlir.dialects import mhlo  # noqa: F401 - with what is lowered first
     from PIL import Image
 

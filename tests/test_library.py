@@ -65,6 +65,13 @@ def test_importing_the_library_imports_nothing_else():
     assert done.stdout == "False False\n"
 
 
+def test_a_command_begins_without_what_only_some_of_its_runs_need():
+    few = "{'jaxopt', 'matplotlib', 'scipy.ndimage', 'scipy.optimize', 'scipy.stats', 'tensorboardX'}"
+    code = f"import sys, experiments.stylize; print({few} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 4), (24, 20, 1), (1, 24, 20, 3)])
 def test_what_is_no_picture_is_told_by_its_shape(narrow_weights, shape):
     picture, other = np.zeros((24, 20, 3), np.float32), np.zeros(shape, np.float32)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxopt
 import optax
 from jax import Array
 from jaxtyping import Bool, Int
@@ -183,6 +182,8 @@ def lbfgs(
     conditions = Conditions(sufficient_decrease, curvature)
 
     def init(iterate: Iterate) -> Any:
+        import jaxopt  # here, as only this optimizer should wait for it
+
         total, _, gradient = iterate.evaluation
         solver = jaxopt.LBFGS(
             lambda _: (total, gradient), value_and_grad=True, history_size=history_size, max_stepsize=0.0

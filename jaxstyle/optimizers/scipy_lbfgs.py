@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import _lbfgsb
 
 from jaxstyle.optimizers.base import Iterate, Optimizer, Outcome, Visit
 
@@ -56,6 +55,8 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
         )
 
     def step(visit: Visit, iterate: Iterate, state: ScipyLBFGSState) -> Outcome:
+        from scipy.optimize import _lbfgsb  # here, as only this optimizer should wait for it
+
         state = jax.tree.map(np.array, state)  # L-BFGS-B writes into its arrays
         unbounded = np.zeros(state.x.size)
         fresh = bool(state.task[0] == _START)
