@@ -148,3 +148,9 @@ def test_no_function_needs_scrolling(path):
             told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
             lines = node.end_lineno - node.lineno + 1 - told
             assert lines <= 50, f"{node.name} has {lines} lines besides its docstring"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/[!_]*.py")), ids=lambda path: path.stem)
+def test_the_readme_says_what_each_file_of_the_commands_is_for(path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`{path.name}`" in readme or f"| `python -m experiments.{path.stem}` |" in readme
