@@ -70,7 +70,7 @@ def load(settings: Settings, cache: Cache) -> weights.Weights:
 
     def read() -> weights.Weights:
         found = weights.load(settings.weights)
-        if told := FOREIGN.get((settings.loss, bool((found.network.std == 1).all()))):
+        if told := FOREIGN.get((settings.loss, bool((np.asarray(found.network.std) == 1).all()))):
             print(told, file=sys.stderr)
         return found
 

@@ -197,6 +197,23 @@ def test_without_the_extra_kerass_weights_say_how_to_get_it(monkeypatch, missing
         weights.load("vgg16-keras")
 
 
+def test_a_run_compiles_nothing_to_know_its_weights_which_a_refusal_would_wait_for():
+    code = """
+import jax, narrow
+jax.config.update("jax_log_compiles", True)
+from experiments import task
+from experiments.cache import Cache
+from experiments.settings import Settings
+from jaxstyle.network import weights
+network = weights._network(narrow.network().convolutions, weights._KERAS)
+weights.load = lambda name: weights.Weights(name, "vgg16", network, "")
+task.load(Settings(), Cache())
+"""
+    done = narrow.run("-c", code, check=True)
+    assert "belong to --weights=vgg16-torchvision" in done.stderr
+    assert "ompil" not in done.stderr
+
+
 def test_an_unknown_name_lists_the_known_ones():
     line = refusal("vgg61-torchvision")
     assert "vgg16-torchvision, vgg16-keras" in line

@@ -212,12 +212,14 @@ def _network(
     normalisation: _Normalisation,
 ) -> vgg.Network:
     convolutions = {
-        layer: jax.device_put(  # jnp.asarray would compile a program for each shape
-            vgg.Filters(kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel, bias)
+        layer: vgg.Filters(
+            kernel[:, :, ::-1] if normalisation.bgr and layer == "block1_conv1" else kernel, bias
         )
         for layer, (kernel, bias) in convolutions.items()
     }
-    return vgg.Network(convolutions, jnp.float32(normalisation.mean), jnp.float32(normalisation.std))
+    mean, std = np.float32(normalisation.mean), np.float32(normalisation.std)
+    # jnp.asarray would compile a program for each shape.
+    return jax.device_put(vgg.Network(convolutions, mean, std))
 
 
 class _Stored(NamedTuple):
