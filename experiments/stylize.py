@@ -161,22 +161,29 @@ def stylize(given: Settings, directory: pathlib.Path | None, request: Request, c
     if directory is not None:
         make(given, spec, directory, request, cache)
         return
-    record = settings.record(task.pose(given, cache).settings)
+    posed = task.pose(given, cache)
     launch.in_workdir(
-        *(None, inputs.run_name(given), record, room.chosen(given)),
-        lambda directory: make(given, spec, directory, request, cache),
+        *(None, inputs.run_name(given), settings.record(posed.settings), room.chosen(given)),
+        lambda directory: make(given, spec, directory, request, cache, posed),
     )
 
 
 def make(
-    given: Settings, spec: catalogue.Spec, directory: pathlib.Path, request: Request, cache: Cache
+    given: Settings,
+    spec: catalogue.Spec,
+    directory: pathlib.Path,
+    request: Request,
+    cache: Cache,
+    posed: task.Task | None = None,
 ) -> None:
-    """Makes the picture of the settings in a directory, or goes on with it.
+    """Makes the picture of the settings in a directory, or goes on with it; `posed` are they, where they were read.
 
     Raises:
       UserError: it cannot be made there.
     """
-    posed = task.pose(given if request.conduct.overwrite else room.as_begun(given, directory), cache)
+    begun = given if request.conduct.overwrite else room.as_begun(given, directory)
+    if posed is None or begun != given:
+        posed = task.pose(begun, cache)
     programs.check_strips(posed, len(programs.spread(spec, cache)))
     if request.dry_run:
         describe(posed, spec, cache)

@@ -953,16 +953,21 @@ def test_results_of_a_few_pixels_are_read_back(folder, stylize):
     assert (status, "finished before" in output) == (0, True), errors
 
 
-def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures(folder, tmp_path):
+def test_without_a_workdir_a_run_goes_by_the_names_of_its_pictures_which_are_read_once(folder, tmp_path):
     make_pictures(folder)
+    code = (
+        "import runpy, sys; from experiments import task; pose, sys.argv[0] = task.pose, 'stylize'\n"
+        "task.pose = lambda *given: print('reading') or pose(*given)\n"
+        "runpy.run_module('experiments.stylize', run_name='__main__', alter_sys=True)"
+    )
 
     def run(*arguments):
         pictures = (f"--content={folder / 'content.png'}", f"--style={folder / 'style.png'}:2", "--size=32")
-        return narrow.run(
-            "experiments.stylize", *pictures, *narrow.FEW, *arguments, cwd=tmp_path, check=True
-        ).stdout
+        return narrow.run("-c", code, *pictures, *narrow.FEW, *arguments, cwd=tmp_path, check=True).stdout
 
-    assert "picture: runs/content-style/image.png" in run("--steps=2")
+    first = run("--steps=2")
+    assert "picture: runs/content-style/image.png" in first
+    assert first.count("reading") == 1
     assert "picture: runs/content-style-2/image.png" in run("--steps=3")
     assert "finished before" in run("--steps=2")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"content-style", "content-style-2"}
