@@ -63,14 +63,14 @@ def inputs(recorded: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def differences(directory: pathlib.Path) -> list[str]:
-    """A line for each thing that this machine has otherwise than the run had, or that changed under way.
+def differences(directory: pathlib.Path, environment: Mapping[str, Any]) -> list[str]:
+    """A line for each thing that this machine, of an environment, has otherwise than the run had, or that changed
+    under way.
 
     Raises:
       UserError: the directory has no record of a run, or a damaged one.
     """
-    manifest = journal.read_manifest(directory)
-    here = journal.decisive(journal.environment(len(launch.devices())))
+    manifest, here = journal.read_manifest(directory), journal.decisive(environment)
     try:
         there = {name: (journal.BEFORE | manifest)[name] for name in here}
         given = {
@@ -88,12 +88,13 @@ def differences(directory: pathlib.Path) -> list[str]:
 def main() -> None:
     directory = pathlib.Path(_WORKDIR.value)
     runs = sorted(path.parent for path in directory.glob("arms/*/manifest.json")) or [directory]
-    found: dict[str, list[pathlib.Path]] = {}
-    for each in runs:
-        record = each / "run.flags"
+    for record in (each / "run.flags" for each in runs):
         if not record.is_file():
             raise UserError(f"{str(record)!r}: no such file; a folder that a run has written is needed")
-        for line in differences(each):
+    found: dict[str, list[pathlib.Path]] = {}
+    environment = journal.environment(len(launch.devices()))
+    for each in runs:
+        for line in differences(each, environment):
             found.setdefault(line, []).append(each)
     for line, places in found.items():
         where = "" if len(places) == len(runs) else f" ({', '.join(map(str, places))})"
