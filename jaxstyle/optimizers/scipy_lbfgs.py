@@ -38,6 +38,8 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
       history_size: corrections kept.
       max_evaluations: of one line search.
     """
+    # Here, as only this optimizer should wait for it; not in a step, as no clock should hold it.
+    from scipy.optimize import _lbfgsb
 
     def start(iterate: Iterate) -> ScipyLBFGSState:
         n, m = iterate.image.size, history_size
@@ -55,8 +57,6 @@ def scipy_lbfgs(history_size: int = 10, max_evaluations: int = 20) -> Optimizer:
         )
 
     def step(visit: Visit, iterate: Iterate, state: ScipyLBFGSState) -> Outcome:
-        from scipy.optimize import _lbfgsb  # here, as only this optimizer should wait for it
-
         state = jax.tree.map(np.array, state)  # L-BFGS-B writes into its arrays
         unbounded = np.zeros(state.x.size)
         fresh = bool(state.task[0] == _START)
