@@ -244,18 +244,23 @@ def test_packing_keeps_every_score(long):
     assert study.pack(packed) == study.pack(long)
 
 
-def test_studies_of_other_budgets_are_not_merged_and_no_run_counts_twice(long):
-    arms = [
-        long._replace(runs=tuple(run for run in long.runs if (run.arm == "gd") is taken))
-        for taken in (True, False)
-    ]
-    assert sorted(study.merge(arms).runs, key=id) == sorted(long.runs, key=id)
+def test_studies_of_other_budgets_are_not_merged_and_nothing_counts_twice(long):
+    def some(kept):
+        runs, tunings = (tuple(each for each in all_ if kept(each.arm)) for all_ in (long.runs, long.tunings))
+        return long._replace(runs=runs, tunings=tunings)
+
+    arms = [some(lambda arm: arm == "gd"), some(lambda arm: arm != "gd")]
+    whole = study.merge(arms)
+    assert sorted(whole.runs, key=id) == sorted(long.runs, key=id)
+    assert sorted(whole.tunings) == sorted(long.tunings)
     with pytest.raises(ValueError, match="budgets"):
         study.merge([long, long._replace(budgets=(25,))])
     with pytest.raises(ValueError, match="sizes"):
         study.merge([arms[0]._replace(size="64"), arms[1]])
     with pytest.raises(ValueError, match=r"adam on A \(photo\) is in two"):
         study.merge([long, arms[1]])
+    with pytest.raises(ValueError, match=r"gd on D \(photo\) is in two"):
+        study.merge([arms[0], long._replace(runs=arms[1].runs)])
 
 
 def test_the_page_has_every_table_and_figure(long, tmp_path):
@@ -526,6 +531,7 @@ def test_a_folder_of_pairs_that_lacks_a_picture_is_told_by_its_name(tmp_path):
 def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, least):
     found = study.unpack((ROOT / "docs" / "optimizers" / file).read_bytes())
     page = (ROOT / "docs" / "optimizers.md").read_text("utf-8")
+    assert len({each[:-1] for each in found.tunings}) == len(found.tunings)  # no pair counts twice
     shown = 0
     for problem in study.problems(found):
         fields = [study.field(found, problem, budget) for budget in found.budgets]

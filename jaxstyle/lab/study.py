@@ -320,16 +320,16 @@ def merge(studies: Sequence[Study]) -> Study:
     """Several studies, of other problems or arms, as one; their budgets and sizes must be the same.
 
     Raises:
-      ValueError: they are not, or a run would count twice.
+      ValueError: they are not, or a run or a tuning would count twice.
     """
     if len({(study.budgets, study.size) for study in studies}) != 1:
         raise ValueError("studies of other budgets or sizes cannot be merged")
     seen: dict[tuple, int] = {}
     for number, study in enumerate(studies):
-        for run in study.runs:
-            if seen.setdefault((run.problem, run.arm, run.pair), number) != number:
+        for each in (*study.runs, *study.tunings):
+            if seen.setdefault((type(each), each.problem, each.arm, each.pair), number) != number:
                 raise ValueError(
-                    f"{run.arm} on {run.pair} ({run.problem}) is in two of them and would count twice"
+                    f"{each.arm} on {each.pair} ({each.problem}) is in two of them and would count twice"
                 )
     return Study(
         studies[0].budgets,
