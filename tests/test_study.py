@@ -542,6 +542,15 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
     assert shown >= least
 
 
+def test_the_readme_counts_what_the_study_has_run():
+    found = study.unpack((ROOT / "docs/optimizers/curves.npz").read_bytes())
+    arms = {run.arm for run in found.runs if run.problem == "photo"}
+    optimizers = {arm.partition("@")[0].partition(":")[0] for arm in arms}
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"[the study](docs/optimizers.md) of {len(optimizers)} of them." in readme
+    assert f"[The study](docs/optimizers.md) has {len(arms)} arms," in readme
+
+
 @pytest.mark.parametrize(
     ("file", "mark", "count"), [("curves.npz", "answer", 13), ("curves-192.npz", "answer at 192", 19)]
 )
