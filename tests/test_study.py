@@ -542,6 +542,22 @@ def test_the_tables_of_the_page_are_made_of_the_committed_curves(file, which, le
     assert shown >= least
 
 
+def test_what_a_step_takes_is_of_the_committed_rows():
+    lines = (ROOT / "docs/optimizers/steps.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    found = {(row["optimizer"], row["size"]): row for row in rows if row["row"] == "optimizer"}
+    page = (ROOT / "docs/optimizers.md").read_text("utf-8")
+    table = page.partition("<!-- steps -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(found) / 2 == 9
+    for optimizer, *cells in ([cell.strip() for cell in row.strip("|").split("|")] for row in table):
+        steps = [found[optimizer, size] for size in (112, 400)]
+        shares = [f"{100 * step['share_outside_evaluations']:.1f} %" for step in steps]
+        assert cells == shares + [f"{step['peak_bytes'] / 1e9:.2f}" for step in steps]
+    for step in (row for row in rows if row["row"] == "step"):
+        told = f"{1000 * step['median_s']:.0f} ms at {step['size']}×{step['size']}"  # noqa: RUF001
+        assert told in " ".join(page.split())
+
+
 def test_the_readme_counts_what_the_study_has_run():
     found = study.unpack((ROOT / "docs/optimizers/curves.npz").read_bytes())
     arms = {run.arm for run in found.runs if run.problem == "photo"}
