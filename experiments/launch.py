@@ -114,7 +114,7 @@ def in_workdir(
         try:
             work(directory)
             return
-        except workdir.HeldError:
+        except (workdir.HeldError, workdir.OtherRunError):
             if where is not None:
                 raise
             time.sleep(0.1)  # until the other, which took it meanwhile, has recorded what it makes

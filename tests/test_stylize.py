@@ -721,6 +721,27 @@ def test_a_picture_that_a_run_is_made_of_is_not_written_over(folder, stylize):
     assert not (folder / "into").exists()
 
 
+def test_a_folder_in_which_another_run_began_and_ended_meanwhile_is_left_to_it(tmp_path):
+    code = """
+from experiments import launch
+from jaxstyle.runs import workdir
+taken = []
+
+def work(directory):
+    if not taken:  # found free, and taken before it is claimed
+        directory.mkdir(parents=True)
+        (directory / "run.flags").write_text("--seed=1\\n")
+    taken.append(directory.name)
+    with workdir.claimed(directory):
+        workdir.begin(directory, "--seed=2\\n", overwrite=False)
+
+launch.in_workdir(None, "me", "--seed=2\\n", (), work)
+print(taken)
+"""
+    done = narrow.run("-c", code, cwd=tmp_path)
+    assert done.stdout == "['me', 'me-2']\n", done.stderr
+
+
 def test_runs_that_start_at_once_without_a_workdir_have_one_each(folder, start, tmp_path):
     runs = [start("--steps=2", f"--seed={seed}", cwd=tmp_path) for seed in (1, 2, 3)]
     ends = [(process.communicate(timeout=120)[1], process.returncode) for process in runs]

@@ -52,6 +52,10 @@ class HeldError(UserError):
     """Another process holds the directory."""
 
 
+class OtherRunError(UserError):
+    """A run of other flags is in the directory."""
+
+
 @contextlib.contextmanager
 def claimed(directory: pathlib.Path) -> Iterator[None]:
     """Holds the directory for this process; a lock dies with its process, however that ends.
@@ -210,7 +214,7 @@ def begin(
       "new", "unfinished", or the status of a run that has ended: "finished" or "diverged".
 
     Raises:
-      UserError: there is a run of other flags or of other inputs, or a file that no run has written.
+      UserError: there is a run of other flags (`OtherRunError`) or of other inputs, or a file of no run.
     """
     record, inputs = directory / "run.flags", inputs or {}
     if not record.exists():
@@ -275,7 +279,7 @@ def _check_flags(directory: pathlib.Path, flags: str, changeable: Collection[str
         )
     others = differing(there, flags)
     if refused := sorted(others.difference(changeable)):
-        raise UserError(
+        raise OtherRunError(
             f"--workdir={directory}: a run of other flags is there (they differ in {', '.join(refused)}); "
             "choose another, or --overwrite it"
         )
