@@ -106,8 +106,11 @@ def in_workdir(
 ) -> None:
     """Has work claim what `find_workdir` finds. Of commands that found one folder at once, the others look again.
 
+    They do so whether the one that was first is still at work there or has ended.
+
     Raises:
-      UserError: what work raises; of a folder that is held, where it is --workdir or of the same record.
+      UserError: what work raises; of a folder that is held or has a run of other flags, where it is --workdir or
+        would be found again.
     """
     while True:
         directory = find_workdir(where, name, record, changeable)
